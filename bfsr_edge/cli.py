@@ -1,0 +1,65 @@
+"""The command line: a click group that loads each command only when it is asked for.
+
+Heavy libraries (torch, openvino, onnxruntime, onnx, cv2) are imported inside the functions that need them, so
+``bfsr-edge --help`` answers at once. Errors of ours become one message and an exit code:
+0 done, 1 some failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from bfsr_edge import __version__
+from bfsr_edge.errors import BfsrError
+
+# name -> one-line help; the module is bfsr_edge.commands.NAME and holds a click command called `command`
+COMMANDS = {
+    "restore": "Restore photographs: files, folders, globs.",
+    "train": "Train a network on a folder or tars of faces.",
+    "export": "Turn a checkpoint into a checked ONNX file.",
+    "evaluate": "Score a model on pairs of degraded and true pictures.",
+    "degrade": "Make low-quality pictures by the blind degradation.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in ``bfsr_edge.commands`` and are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"bfsr_edge.commands.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BfsrError as error:
+            click.echo(f"bfsr-edge: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("bfsr-edge: interrupted; what was finished is kept, run the same command to go on", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bfsr-edge")
+def main() -> None:
+    """Restore faces on small machines: train, export, evaluate, restore."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
