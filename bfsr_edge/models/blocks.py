@@ -1,0 +1,53 @@
+"""Pieces that more than one network uses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResidualBlock(nn.Module):
+    """``x + conv2(relu(conv1(x)))``, without normalisation (EDSR, Lim et al. 2017, arXiv 1707.02921).
+
+    Shapes: N×C×H×W to N×C×H×W.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.conv2(F.relu(self.conv1(x)))
+        return out
+
+
+class PixelShuffleConv(nn.Module):
+    """A 3×3 convolution and PixelShuffle: N×C×H×W to N×C×sH×sW (Shi et al. 2016, arXiv 1609.05158).
+
+    The convolution's attribute is called ``upsample_conv`` as in mmediting's checkpoints.
+    """
+
+    def __init__(self, channels: int, scale: int = 2) -> None:
+        super().__init__()
+        self.upsample_conv = nn.Conv2d(channels, channels * scale * scale, 3, padding=1)
+        self.scale = scale
+
+    def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
+        """``slope`` applies a LeakyReLU before the shuffle: the same as after it, and it fuses with the convolution."""
+        out: Tensor = self.upsample_conv(x)
+        if slope is not None:
+            out = F.leaky_relu(out, slope)
+        return F.pixel_shuffle(out, self.scale)
+
+
+def scale_init(module: nn.Module, gain: float) -> None:
+    """Kaiming-normal (fan-in) weights times ``gain`` and zero biases for every convolution below ``module``."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+            with torch.no_grad():
+                layer.weight.mul_(gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

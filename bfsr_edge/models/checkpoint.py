@@ -1,0 +1,206 @@
+"""Checkpoints: safetensors with the architecture in the header; published ``.pth`` files are read, never written.
+
+A published file is opened by ``torch.load(weights_only=True)``, which rebuilds tensors and containers only: nothing in
+it is executed. Files of mmediting and mmagic (``generator.``, ``generator_ema.``) and of BasicSR (``params``,
+``params_ema``, with its own layer names) load into MSRResNet and EDSR; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bfsr_edge.errors import ModelError
+from bfsr_edge.models.registry import create
+
+FORMAT = "bfsr-edge"
+VERSION = "1"
+
+_PUBLISHED_PREFIXES = ("generator_ema.", "generator.", "module.", "")
+# BasicSR's layer names and ours, which are mmediting's
+_BASICSR = (
+    (re.compile(r"^body\.(\d+)\.conv([12])\.(weight|bias)$"), r"trunk_net.\1.conv\2.\3"),
+    (re.compile(r"^upconv([12])\.(weight|bias)$"), r"upsample\1.upsample_conv.\2"),
+)
+_BASICSR_EDSR = ((re.compile(r"^upsample\.([02])\.(weight|bias)$"), r"upsample.\1.upsample_conv.\2"),)
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], module: nn.Module, metadata: Mapping[str, str] | None = None, *, half: bool = False
+) -> None:
+    """Write ``module``'s parameters with what is needed to build it again.
+
+    Parameters
+    ----------
+    path
+        The file; written to a temporary name beside it, then renamed, so it is whole or absent.
+    module
+        A network of the registry.
+    metadata
+        Provenance for the header: text to text.
+    half
+        Store fp16 instead of fp32.
+
+    Raises
+    ------
+    ModelError
+        A weight is not finite, or does not fit fp16.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in module.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"{name} holds a value that is not a finite {dtype}", fix="save an earlier checkpoint")
+    header = {
+        **(metadata or {}),
+        "format": FORMAT,
+        "version": VERSION,
+        "architecture": str(module.architecture),
+        "settings": json.dumps(module.settings),
+    }
+    write_tensors(path, tensors, header)
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """A safetensors file, synced and renamed into place: after a kill or a full disk the old file is still whole."""
+    from safetensors.torch import save_file
+
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, header)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata of a checkpoint of ours, without its tensors.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, is no safetensors file, or was not written by bfsr-edge.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{path} cannot be read as a checkpoint",
+            why=(str(error) or "the file is damaged",),
+            fix="give a .safetensors file written by bfsr-edge train",
+        ) from error
+    if header.get("format") != FORMAT:
+        raise ModelError(
+            f"{path} is a safetensors file of something else",
+            why=("its header does not name an architecture of bfsr-edge",),
+            fix="give a file written by bfsr-edge train",
+        )
+    return dict(header)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> nn.Module:
+    """The network in a checkpoint, float32, on the CPU, in evaluation mode.
+
+    ``.safetensors`` files are ours; ``.pth``, ``.pt`` and ``.ckpt`` are read as published MSRResNet or EDSR ones.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read, holds something else, or its tensors do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(
+            f"there is no checkpoint {path}", fix="check the path; bfsr-edge restore --list-models names what ships"
+        )
+    if path.suffix in (".pth", ".pt", ".ckpt"):
+        return _load_published(path)
+    from safetensors.torch import load_file
+
+    header = read_header(path)
+    try:
+        settings = json.loads(header["settings"])
+        network = create(header["architecture"], **settings)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ModelError(f"the header of {path} is damaged", why=(repr(error),), fix="export it again") from error
+    _fill(network, load_file(path), path)
+    return network.eval()
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise ModelError(
+            f"the tensors of {path} do not fit its architecture", why=(str(error).splitlines()[-1].strip(),)
+        ) from error
+
+
+def _load_published(path: Path) -> nn.Module:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError … for files it will not open
+        raise ModelError(
+            f"{path} cannot be opened as weights only",
+            why=("it holds more than tensors, and running code from a file is refused", str(error).splitlines()[0]),
+            fix="save its state_dict alone, then load that",
+        ) from error
+    tensors = _state_dict(content)
+    if "conv_after_body.weight" in tensors and "upsample.0.weight" in tensors:
+        # BasicSR's EDSR works on 0…255 inside; folding the factor into its ends gives the same network on 0…1
+        tensors = tensors | {
+            "conv_first.weight": tensors["conv_first.weight"] * 255,
+            "conv_last.weight": tensors["conv_last.weight"] / 255,
+            "conv_last.bias": tensors["conv_last.bias"] / 255,
+        }
+    tensors = {_rename(name, tensors): tensor for name, tensor in tensors.items()}
+    tensors.pop("mean", None)
+    numbers = (int(m[1]) for name in tensors if (m := re.match(r"^(?:trunk_net|body)\.(\d+)\.", name)))
+    blocks = 1 + max(numbers, default=-1)
+    first = tensors.get("conv_first.weight")
+    if not blocks or first is None or first.shape[1] != 3:
+        raise ModelError(
+            f"{path} is not an MSRResNet or EDSR checkpoint",
+            why=(f"its tensors are called {', '.join(sorted(tensors)[:3])}…",),
+            fix="only 3-channel MSRResNet, SRGAN generators and EDSR of mmediting, mmagic and BasicSR are read",
+        )
+    architecture = "edsr" if "conv_after_body.weight" in tensors else "msrresnet"
+    network = create(architecture, blocks=blocks, channels=int(first.shape[0]))
+    _fill(network, tensors, path)
+    return network.eval()
+
+
+def _state_dict(content: Any) -> dict[str, Tensor]:
+    """The generator's tensors out of any of the published layouts, averaged weights preferred."""
+    for key in ("params_ema", "params", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    named = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    for prefix in _PUBLISHED_PREFIXES:
+        if f"{prefix}conv_first.weight" in named:
+            return {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}
+    return named
+
+
+def _rename(name: str, tensors: Mapping[str, Tensor]) -> str:
+    rules = _BASICSR_EDSR if "conv_after_body.weight" in tensors else _BASICSR
+    for pattern, replacement in rules:
+        if pattern.match(name):
+            renamed = pattern.sub(replacement, name)
+            return renamed.replace("upsample.2.", "upsample.1.")  # BasicSR counts the PixelShuffle between
+    return name
