@@ -1,0 +1,83 @@
+"""Validation: the score of a network on pairs, as the challenge counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bfsr_edge import degrade
+from bfsr_edge.errors import UsageError
+from bfsr_edge.metrics import psnr
+from bfsr_edge.train.faces import SUFFIXES, Face, decode_face
+from bfsr_edge.train.recipe import Recipe
+
+Byte = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Validation pictures, RGB uint8: inputs h×w×3 and truths 4h×4w×3."""
+
+    low: tuple[Byte, ...]
+    truth: tuple[Byte, ...]
+    source: str
+    """Where they come from, for the log."""
+
+
+def given_pairs(low: Path, truth: Path) -> Pairs:
+    """Pairs of the same file name in two folders.
+
+    Raises
+    ------
+    UsageError
+        A folder is missing, has no pairs, or a picture cannot be decoded.
+    """
+    for folder in (low, truth):
+        if not folder.is_dir():
+            raise UsageError(f"there is no validation folder {folder}", fix="bfsr-edge train --val-lq DIR --val-gt DIR")
+    names = sorted(p.name for p in low.iterdir() if p.suffix.lower() in SUFFIXES and (truth / p.name).is_file())
+    if not names:
+        raise UsageError(f"{low} and {truth} have no picture of the same name")
+    source = f"{len(names)} pairs of {low}"
+    return Pairs(tuple(_read(low / n) for n in names), tuple(_read(truth / n) for n in names), source)
+
+
+def _read(path: Path) -> Byte:
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UsageError(f"{path} cannot be decoded", why=("it is damaged or no picture",))
+    return np.ascontiguousarray(image[:, :, ::-1], dtype=np.uint8)
+
+
+def made_pairs(recipe: Recipe, faces: Sequence[Face]) -> Pairs:
+    """Pairs made from held-out faces by the blind degradation, the same ones every time."""
+    truth = tuple(decode_face(face, recipe.data.size) for face in faces)
+    low = tuple(degrade.degrade(image, (recipe.seed, 0x7A1, index))[0] for index, image in enumerate(truth))
+    return Pairs(low, truth, f"{len(truth)} held-out faces")
+
+
+def score(network: nn.Module, pairs: Pairs, device: torch.device) -> float:
+    """Mean over images of PSNR in dB: RGB, 8-bit after rounding and clipping, whole image."""
+    total = 0.0
+    for low, truth in zip(pairs.low, pairs.truth, strict=True):
+        total += psnr(predict(network, low, device), truth)
+    return total / len(pairs.low)
+
+
+def predict(network: nn.Module, low: Byte, device: torch.device) -> Byte:
+    """One picture through the network: h×w×3 uint8 to 4h×4w×3 uint8."""
+    was_training = network.training
+    network.eval()
+    with torch.no_grad():
+        batch = torch.from_numpy(low).to(device).permute(2, 0, 1)[None].float() / 255
+        out = network(batch)[0].mul(255).round_().clamp_(0, 255).byte().permute(1, 2, 0)
+    network.train(was_training)
+    return np.asarray(out.cpu().numpy(), np.uint8)
