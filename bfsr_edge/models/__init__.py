@@ -13,11 +13,13 @@ except ModuleNotFoundError as error:
         fix="pip install 'bfsr-edge[train]'",
     ) from error
 
+from bfsr_edge.models.base import Network
 from bfsr_edge.models.checkpoint import load_checkpoint, read_header, save_checkpoint, write_tensors
 from bfsr_edge.models.registry import ARCHITECTURES, create, gmacs, parameter_count
 
 __all__ = [
     "ARCHITECTURES",
+    "Network",
     "create",
     "gmacs",
     "load_checkpoint",

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bfsr_edge.errors import ModelError
+from bfsr_edge.models.base import Network
 from bfsr_edge.models.registry import create
 
 FORMAT = "bfsr-edge"
@@ -33,7 +34,7 @@ _BASICSR_EDSR = ((re.compile(r"^upsample\.([02])\.(weight|bias)$"), r"upsample.\
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], module: nn.Module, metadata: Mapping[str, str] | None = None, *, half: bool = False
+    path: str | os.PathLike[str], module: Network, metadata: Mapping[str, str] | None = None, *, half: bool = False
 ) -> None:
     """Write ``module``'s parameters with what is needed to build it again.
 
@@ -62,7 +63,7 @@ def save_checkpoint(
         **(metadata or {}),
         "format": FORMAT,
         "version": VERSION,
-        "architecture": str(module.architecture),
+        "architecture": module.architecture,
         "settings": json.dumps(module.settings),
     }
     write_tensors(path, tensors, header)
@@ -112,7 +113,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
     return dict(header)
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> nn.Module:
+def load_checkpoint(path: str | os.PathLike[str]) -> Network:
     """The network in a checkpoint, float32, on the CPU, in evaluation mode.
 
     ``.safetensors`` files are ours; ``.pth``, ``.pt`` and ``.ckpt`` are read as published MSRResNet or EDSR ones.
@@ -141,7 +142,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> nn.Module:
     return network.eval()
 
 
-def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+def _fill(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except RuntimeError as error:
@@ -150,7 +151,7 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None
         ) from error
 
 
-def _load_published(path: Path) -> nn.Module:
+def _load_published(path: Path) -> Network:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError … for files it will not open

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bfsr_edge.models.base import Network
 from bfsr_edge.models.blocks import ResidualBlock, scale_init
 
 SCALE = 4
@@ -51,7 +51,7 @@ def bicubic_kernel() -> Tensor:
     return kernel.reshape(3 * SCALE * SCALE, 3, 5, 5)
 
 
-class EdgeUNet(nn.Module):
+class EdgeUNet(Network):
     """N×3×H×W in [0, 1] to N×3×4H×4W, not clipped; H and W multiples of ``stride``.
 
     Parameters
@@ -64,7 +64,6 @@ class EdgeUNet(nn.Module):
     """
 
     architecture = "edge-unet"
-    scale = SCALE
 
     def __init__(
         self,
@@ -75,7 +74,7 @@ class EdgeUNet(nn.Module):
         super().__init__()
         if not len(widths) == len(encoder) == len(decoder) + 1:
             raise ValueError("encoder needs one entry per width, decoder one less")
-        self.settings: dict[str, Any] = {"widths": list(widths), "encoder": list(encoder), "decoder": list(decoder)}
+        self.settings = {"widths": list(widths), "encoder": list(encoder), "decoder": list(decoder)}
         self.stride = 2 ** (len(widths) - 1)
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(_blocks(width, count) for width, count in zip(widths, encoder, strict=True))
@@ -92,7 +91,6 @@ class EdgeUNet(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Radius in input pixels: what lies further away cannot change an output pixel."""
         encoder, decoder = self.settings["encoder"], self.settings["decoder"]
         radius = 2  # head and tail
         for level in range(len(encoder)):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from bfsr_edge.models.base import Network
 from bfsr_edge.models.blocks import PixelShuffleConv, ResidualBlock, scale_init
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as published
 
 
-class EDSR(nn.Module):
+class EDSR(Network):
     """N×3×H×W in [0, 1] to N×3×4H×4W, not clipped; any H and W.
 
     Parameters
@@ -24,12 +23,10 @@ class EDSR(nn.Module):
     """
 
     architecture = "edsr"
-    scale = 4
-    stride = 1
 
     def __init__(self, blocks: int = 16, channels: int = 64) -> None:
         super().__init__()
-        self.settings: dict[str, Any] = {"blocks": blocks, "channels": channels}
+        self.settings = {"blocks": blocks, "channels": channels}
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
@@ -42,7 +39,6 @@ class EDSR(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Radius in input pixels: what lies further away cannot change an output pixel."""
         return 1 + 2 * int(self.settings["blocks"]) + 1 + 1 + 1 + 1
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from bfsr_edge.errors import ModelError
+from bfsr_edge.models.base import Network
 from bfsr_edge.models.edge_unet import EdgeUNet
 from bfsr_edge.models.edsr import EDSR
 from bfsr_edge.models.srresnet import MSRResNet
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {network.architecture: network for network in (MSRResNet, EDSR, EdgeUNet)}
+ARCHITECTURES: dict[str, type[Network]] = {network.architecture: network for network in (MSRResNet, EDSR, EdgeUNet)}
 
 
-def create(architecture: str, **settings: Any) -> nn.Module:
+def create(architecture: str, **settings: Any) -> Network:
     """A new network with random weights.
 
     Parameters
@@ -51,7 +52,7 @@ def parameter_count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def gmacs(module: nn.Module, height: int = 128, width: int = 128) -> float:
+def gmacs(module: Network, height: int = 128, width: int = 128) -> float:
     """Multiply-accumulates in 10⁹ of all convolutions for one input of ``height`` × ``width`` pixels.
 
     Counted by running the network on meta tensors: no arithmetic is done and no memory is taken.
@@ -64,7 +65,7 @@ def gmacs(module: nn.Module, height: int = 128, width: int = 128) -> float:
         per_output = layer.weight[0].numel()
         total += output.numel() * per_output
 
-    network: nn.Module = create(str(module.architecture), **dict(module.settings)).to("meta")  # type: ignore[arg-type]
+    network = create(module.architecture, **module.settings).to("meta")
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(count)

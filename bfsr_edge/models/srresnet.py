@@ -6,17 +6,16 @@ SRGAN generators are the same network. Attribute names are mmediting's, so its c
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bfsr_edge.models.base import Network
 from bfsr_edge.models.blocks import PixelShuffleConv, ResidualBlock, scale_init
 
 SLOPE = 0.1
 
 
-class MSRResNet(nn.Module):
+class MSRResNet(Network):
     """N×3×H×W in [0, 1] to N×3×4H×4W, not clipped; any H and W.
 
     Parameters
@@ -29,12 +28,10 @@ class MSRResNet(nn.Module):
     """
 
     architecture = "msrresnet"
-    scale = 4
-    stride = 1
 
     def __init__(self, blocks: int = 16, channels: int = 64) -> None:
         super().__init__()
-        self.settings: dict[str, Any] = {"blocks": blocks, "channels": channels}
+        self.settings = {"blocks": blocks, "channels": channels}
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
         self.trunk_net = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.upsample1 = PixelShuffleConv(channels)
@@ -45,7 +42,6 @@ class MSRResNet(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Radius in input pixels: what lies further away cannot change an output pixel."""
         # conv_first and two per block at full stride, upsample1 at 1, upsample2 at 1/2, conv_hr and conv_last at 1/4
         return 1 + 2 * int(self.settings["blocks"]) + 1 + 1 + 1
 

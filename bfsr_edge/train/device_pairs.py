@@ -52,7 +52,7 @@ def move(images: Tensor, moves: Sequence[pairs.Move]) -> Tensor:
         small = torch.tensor([max(8, round(side * m.reduce)) for m in moves]).to(images.device)
         matrix = resize_matrix(torch.full_like(small, side), small, torch.full_like(small, AREA), side, side)
         # mirrored afterwards instead of before: the same, because reducing by area is symmetric
-        images = torch.round(device_degrade.resize(images, matrix, matrix))
+        images = torch.floor(device_degrade.resize(images, matrix, matrix) + 0.5)
     rows, columns = [], []
     for m in moves:
         period = max(8, round(side * m.reduce)) if m.reduce < 1 else side

@@ -138,5 +138,6 @@ def cpu_batches(recipe: Recipe, faces: Sequence[Face], start: int) -> Iterator[t
         # a forked worker inherits OpenCV's thread pool without its threads, and waits for them for ever
         multiprocessing_context="spawn" if workers else None,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own, so that a resumed run finds torch's random state as it was
     )
     return iter(loader)

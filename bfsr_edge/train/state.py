@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bfsr_edge.errors import TrainingError
-from bfsr_edge.models import write_tensors
+from bfsr_edge.models import Network, write_tensors
 from bfsr_edge.train.recipe import Recipe
 
 # these may differ between a run and its continuation: where things lie, how fast they go, how often they are written,
@@ -28,8 +28,8 @@ FREE_DATA = ("faces", "val_lq", "val_gt", "pipeline", "workers")
 class Training:
     """What changes from step to step."""
 
-    network: nn.Module
-    average: nn.Module
+    network: Network
+    average: Network
     optimizer: torch.optim.Optimizer
     iteration: int = 0
     """Steps done."""

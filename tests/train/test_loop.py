@@ -1,0 +1,211 @@
+"""A run: logs, checkpoints, exact resume, limits, interruption, errors, and the command."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from bfsr_edge.cli import main
+from bfsr_edge.errors import TrainingError, UsageError
+from bfsr_edge.models import load_checkpoint, read_header
+from bfsr_edge.train.loop import choose_precision, train
+from bfsr_edge.train.recipe import Data, Optimizer
+from bfsr_edge.train.state import Training
+from tests.train.helpers import SIZE, make_faces, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_faces(tmp_path_factory.mktemp("data") / "faces")
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with open(out / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, two = load_file(a), load_file(b)
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_a_run_leaves_log_checkpoints_and_state(faces: Path, tmp_path: Path) -> None:
+    outcome = train(tiny_recipe(faces), tmp_path / "run")
+    assert outcome.finished
+    assert outcome.iteration == 6
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "best.safetensors",
+        "last.safetensors",
+        "log.csv",
+        "state.safetensors",
+    ]
+    log = rows(tmp_path / "run")
+    assert [int(r["iteration"]) for r in log] == [2, 3, 4, 6]
+    assert all(math.isfinite(float(r["loss"])) for r in log if r["loss"])
+    assert float(log[-1]["val_psnr"]) > 10
+    header = read_header(outcome.checkpoint)
+    assert (header["recipe"], header["iteration"], header["faces_seen"]) == ("tiny", "6", "12")
+    settings = json.loads(header["settings"])
+    assert settings["widths"] == [4, 8]
+    assert load_checkpoint(outcome.checkpoint).settings == settings
+
+
+def test_training_learns_one_face_by_heart(tmp_path: Path) -> None:
+    faces = make_faces(tmp_path / "faces", 2)
+    data = Data((str(faces),), size=SIZE, holdout=1, workers=0, flip=0.0)
+    recipe = tiny_recipe(faces, data=data, iterations=150, optimizer=Optimizer(rate=5e-3), log_every=10)
+    train(dataclasses.replace(recipe, validate_every=150, checkpoint_every=150), tmp_path / "run")
+    losses = [float(r["loss"]) for r in rows(tmp_path / "run") if r["loss"]]
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+
+
+@pytest.mark.parametrize("pipeline", ["cpu", "device"])
+def test_interrupted_and_resumed_ends_with_the_same_weights(faces: Path, tmp_path: Path, pipeline: str) -> None:
+    recipe = tiny_recipe(faces)
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, pipeline=pipeline))
+    whole = train(recipe, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(training: Training, row: dict[str, float]) -> None:
+        if training.iteration == 5:  # the last state is that of iteration 4: one step is done again
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(recipe, tmp_path / "parts", report=stop)
+    said: list[str] = []
+    parts = train(recipe, tmp_path / "parts", announce=said.append)
+    assert "going on at iteration 4 of 6" in said
+    assert same_weights(whole.checkpoint, parts.checkpoint)
+    assert same_weights(tmp_path / "whole" / "state.safetensors", tmp_path / "parts" / "state.safetensors")
+    strip = [{k: r[k] for k in ("iteration", "rate", "loss", "val_psnr")} for r in rows(tmp_path / "parts")]
+    assert strip == [{k: r[k] for k in ("iteration", "rate", "loss", "val_psnr")} for r in rows(tmp_path / "whole")]
+
+
+def test_a_time_limit_saves_and_the_same_call_goes_on(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(faces)
+    part = train(recipe, tmp_path / "run", max_minutes=1e-9)
+    assert not part.finished
+    assert part.iteration == 1
+    assert train(recipe, tmp_path / "run").finished
+    whole = train(recipe, tmp_path / "whole")
+    assert same_weights(whole.checkpoint, tmp_path / "run" / "last.safetensors")
+    assert train(recipe, tmp_path / "run").iteration == 6, "a finished run is left as it is"
+
+
+def test_another_recipe_or_other_faces_do_not_continue_a_run(faces: Path, tmp_path: Path) -> None:
+    train(tiny_recipe(faces), tmp_path / "run")
+    with pytest.raises(TrainingError, match="batch differ"):
+        train(tiny_recipe(faces, batch=3), tmp_path / "run")
+    with pytest.raises(TrainingError, match="count differ"):
+        train(tiny_recipe(make_faces(tmp_path / "fewer", 7)), tmp_path / "run")
+    assert train(tiny_recipe(faces, iterations=8), tmp_path / "run").iteration == 8, "a longer run may go on"
+    (tmp_path / "run" / "state.safetensors").write_bytes(b"damaged")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        train(tiny_recipe(faces), tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_stops_at_the_last_good_state(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(faces, iterations=40, optimizer=Optimizer(rate=1e30), checkpoint_every=1000)
+    with pytest.raises(TrainingError, match="stopped being a number"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_too_few_faces_and_wrong_devices_are_refused(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(faces)
+    many = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, holdout=12))
+    with pytest.raises(TrainingError, match="too few"):
+        train(many, tmp_path / "run")
+    with pytest.raises(UsageError, match="no device"):
+        train(recipe, tmp_path / "run", device="cuda:77")
+
+
+def test_given_pairs_are_validated_on(faces: Path, tmp_path: Path) -> None:
+    for name, size in (("lq", SIZE // 4), ("gt", SIZE)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "flat.png"), np.full((size, size, 3), 128, np.uint8))
+    data = Data((str(faces),), str(tmp_path / "lq"), str(tmp_path / "gt"), size=SIZE, workers=0)
+    outcome = train(tiny_recipe(faces, data=data), tmp_path / "run")
+    assert outcome.best > 25, "a flat picture is easy even for an untrained network"
+    lost = dataclasses.replace(data, val_gt=str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="no validation folder"):
+        train(tiny_recipe(faces, data=lost), tmp_path / "run2")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precisions_run(faces: Path, tmp_path: Path, precision: str) -> None:
+    recipe = tiny_recipe(faces, iterations=2, precision=precision)
+    assert choose_precision(recipe, torch.device("cpu")) == precision
+    assert train(recipe, tmp_path / "run").finished
+
+
+def command(faces: Path, out: Path, tmp_path: Path) -> list[str]:
+    """The arguments of a tiny run through the command line."""
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(
+        "iterations = 400\nbatch = 2\ncheckpoint_every = 5\nlog_every = 5\nvalidate_every = 400\n"
+        f"[data]\nsize = {SIZE}\n"
+        "workers = 1\nholdout = 2\n[network]\nsettings = { widths = [4, 8], encoder = [0, 1], decoder = [1] }\n"
+    )
+    return ["train", "--recipe", str(recipe), "--faces", str(faces), "--out", str(out)]
+
+
+def test_ctrl_c_saves_and_exits_well(faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = [sys.executable, "-m", "bfsr_edge.cli", *command(faces, out, tmp_path)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (out / "state.safetensors").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "the same command goes on" in said
+    assert int(read_header(out / "last.safetensors")["iteration"]) >= 5
+
+
+def test_dry_run_needs_no_data() -> None:
+    result = CliRunner().invoke(main, ["train", "--dry-run", "--batch", "1"])
+    assert result.exit_code == 0, result.output
+    assert "2,123,104 parameters" in result.stdout
+    assert "GMAC" in result.stdout
+    assert "about" in result.stdout
+
+
+def test_bare_train_says_in_one_line_how_to_give_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["train"])
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "--faces DIR" in result.stderr
+
+
+def test_the_configuration_of_the_folder_names_the_faces(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bfsr-edge.toml").write_text(f'[data]\nfaces = "{faces}"\n')
+    arguments = command(faces, tmp_path / "run", tmp_path)
+    arguments = [a for i, a in enumerate(arguments) if "--faces" not in arguments[max(0, i - 1) : i + 1]]
+    result = CliRunner().invoke(main, [*arguments, "--iterations", "2"])
+    assert result.exit_code == 0, result.output
+    assert "finished: 2 iterations" in result.stdout
