@@ -152,7 +152,8 @@ def resize(image: NDArray[Pixel], height: int, width: int, mode: int) -> NDArray
 
 def to_bytes(image: Float) -> Byte:
     """[0, 1] to uint8: scaled, rounded to even as OpenCV does, clipped."""
-    return np.clip(np.rint(image * np.float32(255)), 0, 255).astype(np.uint8)
+    levels: Byte = np.clip(np.rint(image * np.float32(255)), 0, 255).astype(np.uint8)
+    return levels
 
 
 def jpeg(image: Byte, quality: int) -> Byte:

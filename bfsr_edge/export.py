@@ -1,0 +1,271 @@
+"""Checkpoint to ONNX, checked before it gets its name.
+
+The graph comes from PyTorch's TorchScript exporter. It is the older of the two, but it names every node after its
+module (``/decoder.0/decoder.0.1/conv2/Conv``), writes plain Conv, Relu, Add and DepthToSpace nodes and needs no package
+beyond torch and onnx; the newer one needs onnxscript, numbers its nodes and writes paths of the sources into the file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bfsr_edge import __version__
+from bfsr_edge.errors import ModelError, UsageError
+from bfsr_edge.runtime import load
+from bfsr_edge.runtime.base import CHANNELS, DEFAULT_TILE, first_line, tile_size
+from bfsr_edge.runtime.graph import PREFIX
+from bfsr_edge.weights import DEFAULT, resolve, sha256_of
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+OPSET = 20
+CHECKED_WITH = ("openvino", "onnxruntime")
+MAX_ERROR = 0.05
+"""In 1/255, the largest difference from torch allowed: far above reordered float32 sums, far below a wrong graph."""
+OTHER_TILE = (48, 64)
+"""Checked besides the tile asked for, rounded up to the stride: a fixed size left in the graph fails here."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it compares with torch."""
+
+    path: Path
+    """The ONNX file."""
+    sha256: str
+    """Of the ONNX file."""
+    size: int
+    """In bytes."""
+    architecture: str
+    """The network's name in ``bfsr_edge.models``."""
+    parameters: int
+    """How many weights it has."""
+    gmacs: float
+    """10⁹ multiply-accumulates for one tile."""
+    tile: tuple[int, int]
+    """Height and width."""
+    errors: dict[str, float]
+    """Backend to largest absolute difference from torch, in 1/255."""
+    rounding: float | None
+    """Largest change of the result by storing the weights as fp16, in 1/255; ``None`` where they stay fp32."""
+
+
+def export(
+    model: str | os.PathLike[str] = DEFAULT,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    tile: int | tuple[int, int] = DEFAULT_TILE,
+    fp16_weights: bool = False,
+    name: str | None = None,
+) -> Exported:
+    """Write a checkpoint as ONNX and compare it with torch on every CPU backend.
+
+    The graph is float32, input N×3×h×w and output N×3×sh×sw with N free and the tile fixed; backends may set another
+    tile, as nothing else in it depends on the size.
+
+    Parameters
+    ----------
+    model
+        The name of a shipped model, or the path of a checkpoint.
+    out
+        The file to write, ending in ``.onnx``; by default the model's name in the current folder. It appears only when
+        every check has passed, and replaces an older file in one step.
+    tile
+        Side of the input in pixels, or (height, width).
+    fp16_weights
+        Store the weights as fp16: half the size. The arithmetic stays float32, as a Cast follows each of them.
+    name
+        What the file says it is called; by default the model's name without suffix.
+
+    Raises
+    ------
+    UsageError
+        There is no such model, it is no checkpoint, or the tile does not fit.
+    ModelError
+        The graph cannot be made, or differs from torch by more than ``MAX_ERROR``.
+    BackendError
+        torch, openvino or onnxruntime is missing.
+    """
+    found = resolve(model, kind="checkpoint")
+    if found.kind != "checkpoint":
+        raise UsageError(f"{found.path} is not a checkpoint", fix="give a .safetensors file that bfsr-edge train wrote")
+    target = Path(out) if out is not None else Path(f"{Path(found.name).stem}.onnx")
+    if target.suffix.lower() != ".onnx":
+        raise UsageError(f"the file to write must end in .onnx, {target} does not")
+
+    from bfsr_edge.models import gmacs, load_checkpoint, parameter_count
+
+    network: Any = load_checkpoint(found.path)
+    tile = tile_size(tile, int(network.stride), (DEFAULT_TILE, DEFAULT_TILE))
+    rounding = _round_weights(network, tile) if fp16_weights else None
+    proto = _trace(network, tile)
+    if fp16_weights:
+        _store_as_fp16(proto)
+    _describe(proto, network, name or Path(found.name).stem, found.sha256)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # backends know a model by its suffix, so the temporary name keeps it
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.onnx")
+    try:
+        _write(temporary, proto)
+        errors = {backend: _compare(network, temporary, backend, tile) for backend in CHECKED_WITH}
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Exported(
+        path=target,
+        sha256=sha256_of(target),
+        size=target.stat().st_size,
+        architecture=str(network.architecture),
+        parameters=parameter_count(network),
+        gmacs=gmacs(network, *tile),
+        tile=tile,
+        errors=errors,
+        rounding=rounding,
+    )
+
+
+def _trace(network: nn.Module, tile: tuple[int, int]) -> onnx.ModelProto:
+    """The network as an ONNX graph whose only fixed sizes are those of input and output."""
+    import onnx
+    import torch
+
+    buffer: Any = io.BytesIO()  # any file-like object works; torch's annotation says path
+    with warnings.catch_warnings():
+        # the exporter announces that it will be replaced one day: see the top of this file
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            torch.onnx.export(
+                network,
+                (torch.zeros(2, CHANNELS, *tile),),
+                buffer,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["output"],
+                dynamic_axes={"input": {0: "N"}, "output": {0: "N"}},
+            )
+        except Exception as error:  # the exporter raises many classes, torch.onnx.errors and RuntimeError among them
+            raise ModelError(f"{network.architecture} cannot be exported", why=(first_line(error),)) from error
+    proto = onnx.load_from_string(buffer.getvalue())
+    _unshare_weights(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _unshare_weights(proto: onnx.ModelProto) -> None:
+    """Give every layer weights of its own: the exporter lets equal ones, such as zero biases, share one by Identity."""
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in [node for node in proto.graph.node if node.op_type == "Identity" and node.input[0] in tensors]:
+        copy = proto.graph.initializer.add()
+        copy.CopyFrom(tensors[node.input[0]])
+        copy.name = node.output[0]
+        proto.graph.node.remove(node)
+
+
+def _store_as_fp16(proto: onnx.ModelProto) -> None:
+    """Keep every convolution's weights as fp16, each with a Cast back to fp32 that backends fold when they load."""
+    import onnx
+    from onnx import numpy_helper
+
+    used = {name for node in proto.graph.node if node.op_type == "Conv" for name in node.input[1:]}
+    casts = []
+    for tensor in proto.graph.initializer:
+        if tensor.name not in used:
+            continue
+        name = tensor.name
+        stored = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(stored, f"{name}.fp16"))
+        casts.append(
+            onnx.helper.make_node("Cast", [tensor.name], [name], name=f"/{name}/Cast", to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def _describe(proto: onnx.ModelProto, network: Any, name: str, checkpoint_sha256: str) -> None:
+    """What backends and people need to know about the file."""
+    import onnx
+
+    proto.producer_name = "bfsr-edge"
+    proto.producer_version = __version__
+    onnx.helper.set_model_props(
+        proto,
+        {
+            PREFIX + "name": name,
+            PREFIX + "architecture": str(network.architecture),
+            PREFIX + "settings": json.dumps(network.settings),
+            PREFIX + "scale": str(network.scale),
+            PREFIX + "stride": str(network.stride),
+            PREFIX + "receptive_field": str(network.receptive_field),
+            PREFIX + "checkpoint_sha256": checkpoint_sha256,
+        },
+    )
+
+
+def _round_weights(network: nn.Module, tile: tuple[int, int]) -> float:
+    """Round the weights in place to what fp16 holds; the largest change of the result, in 1/255."""
+    import torch
+
+    batch = torch.from_numpy(_sample(1, tile))
+    with torch.inference_mode():
+        before = network(batch)
+    for name, weight in network.state_dict().items():
+        rounded = weight.half().float()
+        if not bool(torch.isfinite(rounded).all()):
+            raise ModelError(f"{name} is too large for fp16", fix="export without --fp16-weights")
+        weight.copy_(rounded)
+    with torch.inference_mode():
+        return float((network(batch) - before).abs().max()) * 255
+
+
+def _compare(network: Any, path: Path, backend: str, tile: tuple[int, int]) -> float:
+    """Largest difference from torch, in 1/255, at the tile with a batch of two and at another tile.
+
+    Raises
+    ------
+    ModelError
+        It is over the limit.
+    """
+    import torch
+
+    other = tuple(-(-side // network.stride) * network.stride for side in OTHER_TILE)
+    worst = 0.0
+    for count, size in ((2, tile), (1, other)):
+        batch = _sample(count, size)
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(batch)).numpy()
+        result = load(path, backend=backend, tile=size).run(batch)
+        error = float(np.abs(result - expected).max()) * 255
+        # float32 errors are relative: untrained networks, whose results exceed 1, are allowed more
+        if not error <= MAX_ERROR * max(1.0, float(np.abs(expected).max())):
+            raise ModelError(
+                f"the exported graph differs from torch by {error:.3g}/255 in {backend}, tile {size[0]}×{size[1]}",
+                why=("the exporter translated an operation differently", "the graph holds a fixed size"),
+                fix="nothing was written; try other versions of torch and of the backend, and please report it",
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def _sample(count: int, tile: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The same noise every time, in [0, 1]: noise reaches every weight with every phase."""
+    return np.random.default_rng(0).random((count, CHANNELS, *tile), dtype=np.float32)
+
+
+def _write(path: Path, proto: onnx.ModelProto) -> None:
+    with open(path, "wb") as file:
+        file.write(proto.SerializeToString(deterministic=True))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,187 @@
+"""What every backend promises: the engine, what it tells about itself, and the checks around each run."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+
+from bfsr_edge.errors import BackendError, BfsrError, UsageError
+
+Batch = npt.NDArray[np.float32]
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+DEFAULT_TILE = 128
+CHANNELS = 3
+# rounding before the network may leave [0, 1] by this much; 0 to 255 instead of 0 to 1 leaves it by far more
+RANGE_SLACK = 1e-3
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What is loaded, and how it really runs."""
+
+    model: str
+    """The shipped name, or the file's name."""
+    backend: str
+    """"openvino", "onnxruntime" or "torch"."""
+    backend_version: str
+    """The version of that package."""
+    device: str
+    """"cpu" or "cuda:N"."""
+    precision: str
+    """What the convolutions execute, read back and not what was asked: "fp32", "bf16", "fp16", or "fp32+int8" where a
+    quantized graph leaves some of them in floating point."""
+    scale: int
+    """Output pixels per input pixel, along each side."""
+    stride: int
+    """Both sides of a tile are multiples of it."""
+    receptive_field: int
+    """Radius in input pixels: what lies further away cannot change an output pixel. 0 where the file does not say."""
+    tile: tuple[int, int]
+    """Height and width of the input, in pixels."""
+    sha256: str
+    """Of the file that was loaded."""
+
+
+class Engine(ABC):
+    """A loaded network. Made by ``bfsr_edge.runtime.load``; may be called from several threads, one at a time runs."""
+
+    def __init__(self, info: EngineInfo) -> None:
+        self.info = info
+        self._lock = threading.Lock()
+
+    def run(self, batch: Batch) -> Batch:
+        """Enlarge a batch of tiles.
+
+        Parameters
+        ----------
+        batch
+            float32, N×3×h×w, RGB in [0, 1]; N at least 1 and of any size, h×w equal to ``info.tile``. Not modified.
+
+        Returns
+        -------
+        numpy.ndarray
+            A new float32 array, N×3×sh×sw with s = ``info.scale``. Not clipped.
+
+        Raises
+        ------
+        UsageError
+            The batch is not of that shape, type or range.
+        BackendError
+            The backend failed, or the result is of another shape or holds NaN or Inf.
+        """
+        self._check_input(batch)
+        try:
+            with self._lock:
+                result = self._infer(np.ascontiguousarray(batch))
+        except BfsrError:
+            raise
+        except Exception as error:  # each library raises its own classes, several derive from Exception itself
+            raise BackendError(
+                f"{self.info.backend} failed while running {self.info.model}",
+                why=(first_line(error), f"{len(batch)} tiles of {_by(self.info.tile)} do not fit into memory"),
+                fix="try a smaller batch or tile, or another backend",
+            ) from error
+        self._check_output(batch, result)
+        return result
+
+    @abstractmethod
+    def _infer(self, batch: Batch) -> Batch:
+        """Run one C-contiguous, checked batch; the array returned belongs to the caller."""
+
+    def _check_input(self, batch: Batch) -> None:
+        expected = (CHANNELS, *self.info.tile)
+        dtype: object = getattr(batch, "dtype", type(batch).__name__)
+        if dtype != np.float32:
+            raise UsageError(f"the batch must be a numpy array of float32, this is {dtype}")
+        if batch.ndim != 4 or batch.shape[1:] != expected or len(batch) == 0:
+            raise UsageError(
+                f"the batch must be N×{CHANNELS}×{_by(self.info.tile)}, this is {_by(batch.shape)}",
+                why=(f"{self.info.model} is loaded with tiles of {_by(self.info.tile)}",),
+                fix="load the engine with tile= set to the size of your pictures",
+            )
+        # written so that a NaN passes here: it is found in the result and named for what it is
+        if batch.min() < -RANGE_SLACK or batch.max() > 1 + RANGE_SLACK:
+            raise UsageError(
+                f"the batch must lie in [0, 1], this one spans {batch.min():g} to {batch.max():g}",
+                why=("8-bit values were not divided by 255",),
+            )
+
+    def _check_output(self, batch: Batch, result: Batch) -> None:
+        height, width = (side * self.info.scale for side in self.info.tile)
+        expected = (len(batch), CHANNELS, height, width)
+        if result.shape != expected:
+            raise BackendError(
+                f"{self.info.model} gave {_by(result.shape)} instead of {_by(expected)}",
+                why=(f"the file says its scale is {self.info.scale}, the network does something else",),
+                fix="export the network again",
+            )
+        # minimum and maximum carry any NaN or Inf, and cost a tenth of looking at every value with isfinite
+        if not (np.isfinite(result.min()) and np.isfinite(result.max())):
+            broken = sum(not np.isfinite(picture).all() for picture in result)
+            raise BackendError(
+                f"{self.info.model} gave NaN or Inf in {broken} of {len(batch)} tiles",
+                why=(
+                    f"values overflow in {self.info.precision}",
+                    "the input holds NaN",
+                    "the weights are damaged",
+                ),
+                fix="use precision fp32; if that fails too, load the model again from its source",
+            )
+
+
+def require(module: str, backend: str, install: str) -> ModuleType:
+    """Import a backend's package, or say how to get it.
+
+    Raises
+    ------
+    BackendError
+        It is not installed, or cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BackendError(
+            f"backend {backend} cannot be used: importing {module} failed",
+            why=(f"it is not installed here, or not completely ({error})",),
+            fix=install,
+        ) from error
+
+
+def tile_size(tile: int | tuple[int, int] | None, stride: int, default: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the tile to use; ``default`` where nothing was asked.
+
+    Raises
+    ------
+    UsageError
+        A side is not a positive multiple of the stride.
+    """
+    if tile is None:
+        return default
+    height, width = (tile, tile) if isinstance(tile, int) else tile
+    if any(side <= 0 or side % stride for side in (height, width)):
+        above = max(1, -(-max(height, width) // stride)) * stride
+        raise UsageError(
+            f"a tile of {_by((height, width))} does not fit this network",
+            why=(f"both sides must be positive multiples of its stride, {stride}",),
+            fix=f"use a tile of {above}",
+        )
+    return height, width
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, without its stack of C++ frames."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # OpenVINO begins with the place in its source; what happened follows
+    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (told or lines or [type(error).__name__])[0]
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(str(side) for side in shape)

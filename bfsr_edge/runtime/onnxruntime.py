@@ -1,0 +1,100 @@
+"""ONNX Runtime: the second opinion on a CPU, and ONNX files on CUDA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bfsr_edge.errors import BackendError, ModelError
+from bfsr_edge.runtime import base
+from bfsr_edge.runtime.graph import read_graph
+from bfsr_edge.weights import Model
+
+NAME = "onnxruntime"
+KIND = "onnx"
+INSTALL = "pip install 'bfsr-edge[onnxruntime]'"
+INSTALL_CUDA = "pip uninstall onnxruntime; pip install onnxruntime-gpu"
+QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
+WARNING = 3  # ONNX Runtime's severity: errors only
+
+
+class Engine(base.Engine):
+    """An ONNX Runtime session."""
+
+    def __init__(self, info: base.EngineInfo, session: Any) -> None:
+        super().__init__(info)
+        self._session = session
+        self._input = session.get_inputs()[0].name
+
+    def _infer(self, batch: base.Batch) -> base.Batch:
+        return np.asarray(self._session.run(None, {self._input: batch})[0], dtype=np.float32)
+
+
+def load(
+    model: Model, *, device: str, tile: int | tuple[int, int] | None, precision: str, threads: int | None
+) -> Engine:
+    """Open a session on an ONNX file; see ``bfsr_edge.runtime.load`` for the arguments and errors."""
+    onnxruntime = base.require("onnxruntime", NAME, INSTALL)
+    if precision != "fp32":
+        raise BackendError(
+            f"backend {NAME} executes what the graph says, and this one is float32: {precision} cannot be asked for",
+            fix="use precision fp32, or --backend openvino or torch",
+        )
+    provider, provider_options = _provider(onnxruntime, device)
+    graph = read_graph(model, tile)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = WARNING
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(
+            graph.content, options, providers=[provider], provider_options=[provider_options]
+        )
+    except Exception as error:  # its classes derive from Exception itself
+        raise ModelError(
+            f"{NAME} cannot load {model.path} with tiles of {graph.tile[0]}×{graph.tile[1]}",
+            why=(base.first_line(error),),
+            fix="export it again with bfsr-edge export, or use --backend openvino",
+        ) from error
+    if session.get_providers()[0] != provider:
+        raise BackendError(
+            f"{NAME} would run on {session.get_providers()[0]}, not on {device}",
+            why=("the CUDA or cuDNN libraries that onnxruntime-gpu needs are missing or of another version",),
+            fix="use --device cpu, or --backend torch",
+        )
+    info = base.EngineInfo(
+        model=model.name,
+        backend=NAME,
+        backend_version=onnxruntime.__version__,
+        device=device,
+        precision=_executed(graph.content),
+        scale=graph.scale,
+        stride=graph.stride,
+        receptive_field=graph.receptive_field,
+        tile=graph.tile,
+        sha256=model.sha256,
+    )
+    return Engine(info, session)
+
+
+def _provider(onnxruntime: Any, device: str) -> tuple[str, dict[str, str]]:
+    if device == "cpu":
+        return "CPUExecutionProvider", {}
+    provider = "CUDAExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise BackendError(
+            f"this {NAME} cannot use {device}",
+            why=("onnxruntime was installed without CUDA support",),
+            fix=INSTALL_CUDA,
+        )
+    # TF32 is on by default and is not fp32
+    return provider, {"device_id": device.partition(":")[2], "use_tf32": "0"}
+
+
+def _executed(content: bytes) -> str:
+    """ONNX Runtime computes in the types of the graph: float32, and integers where Q/DQ nodes stand."""
+    import onnx
+
+    operators = {node.op_type for node in onnx.load_from_string(content).graph.node}
+    return "fp32+int8" if operators & QUANTIZED else "fp32"

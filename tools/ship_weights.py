@@ -1,0 +1,95 @@
+"""Put a trained network among the shipped ones: weights/NAME.safetensors, weights/NAME.onnx and the manifest entry.
+
+Run in a checkout with the train and onnxruntime extras installed, after ``bfsr-edge evaluate`` has told the scores:
+
+    python tools/ship_weights.py runs/edge/best.safetensors --summary "Faces ×4, 4 GMAC" --score val_psnr=29.31
+
+Both files hold fp16 weights and the same numbers. Write the model card (weights/MODEL_CARD.md) by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from bfsr_edge import weights
+from bfsr_edge.errors import BfsrError, UsageError
+
+LICENCE = "CC BY-NC-SA 4.0"  # the terms of the faces that the weights were trained on
+
+
+def ship(checkpoint: Path, name: str, summary: str, scores: dict[str, float], licence: str = LICENCE) -> dict[str, Any]:
+    """Make both files, then move them and the manifest into place; a model of that name is replaced. The new entry."""
+    from bfsr_edge.export import export
+    from bfsr_edge.models import load_checkpoint, read_header, save_checkpoint
+
+    network = load_checkpoint(checkpoint)
+    provenance = read_header(checkpoint) if checkpoint.suffix == ".safetensors" else {}
+    files = {"checkpoint": f"{name}.safetensors", "onnx": f"{name}.onnx"}
+    with TemporaryDirectory(dir=weights.FOLDER) as folder:
+        made = {kind: Path(folder, file) for kind, file in files.items()}
+        save_checkpoint(made["checkpoint"], network, provenance, half=True)
+        exported = export(made["checkpoint"], made["onnx"], fp16_weights=True, name=name)
+        hashes = {kind: weights.sha256_of(path) for kind, path in made.items()}
+        for path in made.values():
+            os.replace(path, weights.FOLDER / path.name)
+    entry = {
+        "name": name,
+        "summary": summary,
+        "architecture": exported.architecture,
+        "parameters": exported.parameters,
+        "gmacs": round(exported.gmacs, 3),
+        "licence": licence,
+        "scores": scores,
+        "files": {kind: {"path": file, "sha256": hashes[kind]} for kind, file in files.items()},
+    }
+    manifest = weights.FOLDER / "manifest.json"
+    content = json.loads(manifest.read_text("utf-8"))
+    names = [model["name"] for model in content["models"]]
+    if name in names:
+        content["models"][names.index(name)] = entry
+    else:
+        content["models"].append(entry)
+    temporary = manifest.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    os.replace(temporary, manifest)
+    return entry
+
+
+def score(text: str) -> tuple[str, float]:
+    """``val_psnr=29.31`` as a pair."""
+    figure, _, value = text.partition("=")
+    if not figure.isidentifier():
+        raise UsageError(f"{text} is not NAME=VALUE")
+    return figure, float(value)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 0 when the model ships, 1 when it cannot, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--name", default=weights.DEFAULT)
+    parser.add_argument("--summary", required=True, help="one line on what it is for")
+    parser.add_argument("--score", action="append", default=[], metavar="NAME=VALUE", help="may be given several times")
+    parser.add_argument("--licence", default=LICENCE)
+    given = parser.parse_args(arguments)
+    try:
+        scores = dict(score(text) for text in given.score)
+        entry = ship(given.checkpoint, given.name, given.summary, scores, given.licence)
+    except BfsrError as error:
+        print(f"ship_weights: {error}", file=sys.stderr)
+        return error.exit_code
+    except ValueError as error:
+        print(f"ship_weights: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(entry, indent=2, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
