@@ -11,7 +11,8 @@ import torch
 from bfsr_edge import degrade
 from bfsr_edge.models import gmacs, parameter_count
 from bfsr_edge.train import schedule
-from bfsr_edge.train.loop import checked_device, choose_precision, new_training, step
+from bfsr_edge.train.devices import checked_device, choose_precision
+from bfsr_edge.train.loop import new_training, step
 from bfsr_edge.train.pairs import worker_count
 from bfsr_edge.train.recipe import Recipe
 
@@ -61,7 +62,7 @@ def _step_seconds(recipe: Recipe, device: torch.device) -> float:
     times = []
     for _ in range(1 + STEPS):
         begin = time.perf_counter()
-        step(training, recipe, low, truth, precision, scaler)  # the loss comes back as a number: the device is done
+        float(step(training, recipe, low, truth, precision, scaler))  # reading the loss waits for the device
         times.append(time.perf_counter() - begin)
     return statistics.median(times[1:])
 

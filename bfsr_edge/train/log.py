@@ -1,29 +1,91 @@
-"""log.csv: one row every few iterations, whole after an interruption."""
+"""What a run writes down as it goes: log.csv, TensorBoard scalars, and curves.png drawn from log.csv."""
 
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
+from typing import Any
 
 COLUMNS = ("iteration", "seconds", "rate", "loss", "faces_per_second", "val_psnr")
 
 
-class CsvLog:
-    """Appends rows; on a resumed run first drops the rows behind the resume state, which will come again."""
+class Log:
+    """Appends rows; on a resumed run first drops the rows behind the resume state, which will come again.
 
-    def __init__(self, path: Path, iteration: int) -> None:
-        self.path = path
-        rows: list[dict[str, str]] = []
-        if path.is_file() and iteration:
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
-        with open(path, "w", newline="", encoding="utf-8") as file:
+    Parameters
+    ----------
+    folder
+        Of the run; gets ``log.csv``, ``curves.png`` and TensorBoard's event files.
+    iteration
+        Where the run goes on; 0 for a new one.
+    """
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        self.path = folder / "log.csv"
+        rows = [row for row in read_log(self.path) if int(row["iteration"]) <= iteration] if iteration else []
+        with open(self.path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
+        self._board = _tensorboard(folder, iteration)
 
     def write(self, iteration: int, seconds: float, row: dict[str, float]) -> None:
-        """Append one row; missing columns stay empty."""
+        """Append one row; missing columns stay empty. A row with a validation score draws the curves anew."""
         values = {key: f"{value:.6g}" for key, value in row.items()}
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, COLUMNS).writerow({"iteration": iteration, "seconds": f"{seconds:.1f}", **values})
+        for key, value in row.items():
+            self._board.add_scalar(key, value, iteration)
+        if "val_psnr" in row:
+            self._board.flush()
+            draw_curves(self.path, self.path.with_name("curves.png"))
+
+    def close(self) -> None:
+        """End TensorBoard's file."""
+        self._board.close()
+
+
+def _tensorboard(folder: Path, iteration: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The rows of a log.csv, none where there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def draw_curves(log: Path, picture: Path) -> None:
+    """Loss, learning rate and validation PSNR over iterations, from ``log`` to a PNG, replaced in one step."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = read_log(log)
+    panels = (
+        ("loss", "loss", "log"),
+        ("rate", "learning rate", "linear"),
+        ("val_psnr", "validation PSNR, dB", "linear"),
+    )
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (key, label, scale) in enumerate(panels, 1):
+        points = [(int(row["iteration"]), float(row[key])) for row in rows if row[key]]
+        axes = figure.add_subplot(1, len(panels), place)
+        if points:
+            positive = scale != "log" or all(value > 0 for _, value in points)  # the PSNR loss is negative
+            axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 30 else "", linewidth=1.5)
+            axes.set_yscale(scale if positive else "linear")
+        axes.set_xlabel("iteration")
+        axes.set_title(label)
+        axes.grid(alpha=0.3)
+    temporary = picture.with_name(f".{picture.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=110)
+        os.replace(temporary, picture)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from bfsr_edge.errors import TrainingError, UsageError
+from bfsr_edge.errors import TrainingError
 from bfsr_edge.models import create, save_checkpoint
 from bfsr_edge.train import schedule
+from bfsr_edge.train.devices import DTYPES, checked_device, choose_precision
 from bfsr_edge.train.faces import Face, find_faces
-from bfsr_edge.train.log import CsvLog
+from bfsr_edge.train.interrupt import Interrupt
+from bfsr_edge.train.log import Log
 from bfsr_edge.train.losses import LOSSES
 from bfsr_edge.train.pairs import cpu_batches
 from bfsr_edge.train.recipe import Recipe
 from bfsr_edge.train.state import Training, load_state, save_state
 from bfsr_edge.train.validate import Pairs, given_pairs, made_pairs, score
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -41,38 +40,24 @@ class Outcome:
     checkpoint: Path
 
 
-def checked_device(device: str) -> torch.device:
-    """The torch device called ``device``.
+class Stopwatch:
+    """Seconds of training since the last lap, pauses left out."""
 
-    Raises
-    ------
-    UsageError
-        There is no such device here.
-    """
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"there is no device {device} here",
-            why=(str(error).splitlines()[0],),
-            fix="use --device cpu, or install a PyTorch built for your GPU",
-        ) from error
-    return place
+    def __init__(self) -> None:
+        self._since = time.monotonic()
 
+    def lap(self) -> float:
+        """Seconds since the last lap; starts the next."""
+        now = time.monotonic()
+        passed, self._since = now - self._since, now
+        return passed
 
-def choose_precision(recipe: Recipe, device: torch.device) -> str:
-    """The precision of the forward and backward pass.
-
-    bf16 pays where matrices are multiplied in tiles (CUDA from Ampere on, CPUs with AMX). On a CPU without AMX it is
-    slower than fp32: measured 0.79 s against 0.50 s a step of the edge network.
-    """
-    if recipe.precision != "auto":
-        return recipe.precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return "bf16" if device.type == "cpu" and amx is not None and amx() else "fp32"
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside does not count."""
+        begin = time.monotonic()
+        yield
+        self._since += time.monotonic() - begin
 
 
 def new_training(recipe: Recipe, device: torch.device) -> Training:
@@ -111,8 +96,8 @@ def train(
 ) -> Outcome:
     """Run ``recipe`` in the folder ``out``, from its resume state if there is one.
 
-    Writes ``state.safetensors`` (to resume), ``last.safetensors`` and ``best.safetensors`` (averaged weights), and
-    ``log.csv``.
+    Writes ``state.safetensors`` (to resume), ``last.safetensors`` and ``best.safetensors`` (averaged weights),
+    ``log.csv``, ``curves.png`` and TensorBoard's events.
 
     Parameters
     ----------
@@ -146,46 +131,48 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
     precision = choose_precision(recipe, place)
     announce(f"{len(faces)} faces; validation on {pairs.source}; {place} in {precision}")
-    log = CsvLog(out / "log.csv", training.iteration)
     spent_before = training.seconds
     batches = make_batches(recipe, faces, training.iteration, place)
     scaler = torch.amp.GradScaler(place.type, enabled=precision == "fp16")
 
-    def save() -> None:
-        training.seconds = spent_before + time.monotonic() - start
+    def seconds() -> float:
+        return spent_before + time.monotonic() - start
+
+    def save(total: Tensor) -> None:
+        _check_finite(total, training, state)
+        training.seconds = seconds()
         save_state(state, training, recipe, len(faces))
         save_checkpoint(out / "last.safetensors", training.average, provenance(recipe, training))
 
-    with _Interrupt() as interrupt:
-        sums, since = 0.0, time.monotonic()
+    with Interrupt() as interrupt, contextlib.closing(Log(out, training.iteration)) as log:
+        total, timer = torch.zeros((), device=place), Stopwatch()
         while training.iteration < recipe.iterations:
             low, truth = next(batches)
-            loss = step(training, recipe, low, truth, precision, scaler)
+            total += step(training, recipe, low, truth, precision, scaler)
             training.iteration += 1
+            done = training.iteration
             row: dict[str, float] = {}
-            sums += loss
-            if training.iteration % recipe.log_every == 0:
-                _check_finite(sums, training, state)
-                elapsed = time.monotonic() - since
-                row = {
-                    "rate": schedule.rate(recipe, training.iteration - 1),
-                    "loss": sums / recipe.log_every,
-                    "faces_per_second": recipe.log_every * recipe.batch / elapsed,
-                }
-            last = training.iteration == recipe.iterations
-            if training.iteration % recipe.validate_every == 0 or last:
-                row["val_psnr"] = score(training.average, pairs, place)
+            if done % recipe.log_every == 0:
+                _check_finite(total, training, state)
+                row["rate"] = schedule.rate(recipe, done - 1)
+                row["loss"] = float(total) / recipe.log_every
+                row["faces_per_second"] = recipe.log_every * recipe.batch / timer.lap()
+                total.zero_()
+            last = done == recipe.iterations
+            if done % recipe.validate_every == 0 or last:
+                with timer.paused():
+                    row["val_psnr"] = score(training.average, pairs, place)
                 if row["val_psnr"] > training.best:
                     training.best = row["val_psnr"]
+                    training.seconds = seconds()
                     save_checkpoint(out / "best.safetensors", training.average, provenance(recipe, training))
             if row:
-                log.write(training.iteration, spent_before + time.monotonic() - start, row)
-                sums, since = 0.0, time.monotonic()
+                log.write(done, seconds(), row)
             report(training, row)
-            out_of_time = time.monotonic() - start > max_minutes * 60
-            if training.iteration % recipe.checkpoint_every == 0 or last or out_of_time or interrupt.asked:
-                save()
-            if out_of_time or interrupt.asked:
+            stop = interrupt.asked or time.monotonic() - start > max_minutes * 60
+            if done % recipe.checkpoint_every == 0 or last or stop:
+                save(total)
+            if stop:
                 break
     finished = training.iteration >= recipe.iterations
     return Outcome(training.iteration, finished, training.best, out / "last.safetensors")
@@ -212,8 +199,8 @@ def make_batches(
 
 def step(
     training: Training, recipe: Recipe, low: Tensor, truth: Tensor, precision: str, scaler: torch.amp.GradScaler
-) -> float:
-    """One optimizer step; returns the loss."""
+) -> Tensor:
+    """One optimizer step; returns the loss, still on the device, so that nothing waits for it."""
     for group in training.optimizer.param_groups:
         group["lr"] = schedule.rate(recipe, training.iteration)
     with torch.autocast(low.device.type, DTYPES[precision], enabled=precision != "fp32"):
@@ -227,7 +214,7 @@ def step(
     scaler.step(training.optimizer)
     scaler.update()
     move_average(training, recipe)
-    return float(loss.detach())
+    return loss.detach()
 
 
 def move_average(training: Training, recipe: Recipe) -> None:
@@ -248,33 +235,10 @@ def provenance(recipe: Recipe, training: Training) -> dict[str, str]:
     }
 
 
-def _check_finite(loss: float, training: Training, state: Path) -> None:
-    if not math.isfinite(loss):
+def _check_finite(loss: Tensor, training: Training, state: Path) -> None:
+    if not bool(torch.isfinite(loss)):
         raise TrainingError(
             f"the loss stopped being a number before iteration {training.iteration}",
             why=("the learning rate is too high", "fp16 overflowed"),
             fix=f"lower optimizer.rate or set precision = 'bf16'; the last good state is {state}",
         )
-
-
-class _Interrupt:
-    """Turns the first SIGINT or SIGTERM into a flag, so that the step ends and the state is saved."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> _Interrupt:
-        def ask(_number: int, _frame: FrameType | None) -> None:
-            self.asked = True
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, ask)
-            except ValueError:  # not in the main thread: the caller handles signals
-                break
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

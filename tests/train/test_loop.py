@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from bfsr_edge.cli import main
 from bfsr_edge.errors import TrainingError, UsageError
 from bfsr_edge.models import load_checkpoint, read_header
-from bfsr_edge.train.loop import choose_precision, train
+from bfsr_edge.train.devices import choose_precision
+from bfsr_edge.train.loop import train
 from bfsr_edge.train.recipe import Data, Optimizer
 from bfsr_edge.train.state import Training
 from tests.train.helpers import SIZE, make_faces, tiny_recipe
@@ -48,8 +49,11 @@ def test_a_run_leaves_log_checkpoints_and_state(faces: Path, tmp_path: Path) -> 
     outcome = train(tiny_recipe(faces), tmp_path / "run")
     assert outcome.finished
     assert outcome.iteration == 6
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+    left = [p.name for p in (tmp_path / "run").iterdir()]
+    assert sorted("events" if name.startswith("events.") else name for name in left) == [
         "best.safetensors",
+        "curves.png",
+        "events",
         "last.safetensors",
         "log.csv",
         "state.safetensors",
@@ -58,6 +62,7 @@ def test_a_run_leaves_log_checkpoints_and_state(faces: Path, tmp_path: Path) -> 
     assert [int(r["iteration"]) for r in log] == [2, 3, 4, 6]
     assert all(math.isfinite(float(r["loss"])) for r in log if r["loss"])
     assert float(log[-1]["val_psnr"]) > 10
+    assert 0.3 < float(log[2]["loss"]) / float(log[0]["loss"]) < 3, "means over as many steps"
     header = read_header(outcome.checkpoint)
     assert (header["recipe"], header["iteration"], header["faces_seen"]) == ("tiny", "6", "12")
     settings = json.loads(header["settings"])

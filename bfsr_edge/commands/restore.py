@@ -1,0 +1,246 @@
+"""``bfsr-edge restore``: photographs in, restored photographs out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bfsr_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from bfsr_edge.restore.array import Network
+    from bfsr_edge.restore.find import Found
+    from bfsr_edge.restore.options import Options
+    from bfsr_edge.restore.plan import Outcome, Task
+
+FORMATS = ("jpeg", "png", "webp", "tiff", "bmp", "heic")
+STATUSES = ("restored", "planned", "skipped", "kept", "failed", "interrupted")
+EXAMPLES = """\b
+Examples:
+  bfsr-edge restore photos/ --out results/
+  bfsr-edge restore photos/ --out results/ --scale 1 --format png
+  bfsr-edge restore 'scans/*.tif' --out results/ --dry-run
+
+Exit codes: 0 all done, 1 some failed (or something else lay at a result's place and was kept), 2 wrong usage."""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("photos", nargs=-1, metavar="PHOTOS...")
+@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
+@click.option("--model", default="edge", show_default=True, metavar="NAME|FILE", help="Shipped name, or a file.")
+@click.option("--list-models", is_flag=True, help="List the shipped models, a line each, and stop.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda:0 for the first NVIDIA GPU.")
+@click.option("--backend", default="auto", show_default=True, help="auto, openvino, onnxruntime or torch.")
+@click.option("--scale", type=int, default=4, show_default=True, help="Size of the result: 1, 2 or 4 times the input.")
+@click.option("--tile", type=int, help="Side of a tile in pixels.  [default: 192, and 128 for small pictures]")
+@click.option("--overlap", type=int, help="Context at each inner edge of a tile, in pixels.  [default: 16]")
+@click.option("--batch", type=int, help="Tiles given to the network at a time.  [default: 1]")
+@click.option("--threads", type=int, help="CPU threads for the network.  [default: all cores]")
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Of the results.  [default: that of the input]")
+@click.option("--quality", type=int, help="1 to 100, for JPEG, WebP and HEIC.  [default: 95]")
+@click.option("--suffix", default="", help="Put between a result's name and its extension, such as _restored.")
+@click.option("--overwrite", is_flag=True, help="Redo every picture and replace what lies at its result's place.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print an account of every file as JSON on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Print a line for every file.")
+def command(
+    photos: tuple[str, ...],
+    out: Path | None,
+    model: str,
+    list_models: bool,
+    device: str,
+    backend: str,
+    scale: int,
+    tile: int | None,
+    overlap: int | None,
+    batch: int | None,
+    threads: int | None,
+    format_: str | None,
+    quality: int | None,
+    suffix: str,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Restore photographs: files, folders (recursively), globs.
+
+    Folders are mirrored below --out. A result that was made from the same input by the same weights and options is
+    skipped; any other file that lies at a result's place is kept and named, unless --overwrite is given.
+    """
+    if list_models:
+        _list_models()
+        return
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other")
+    if not photos:
+        raise UsageError("no photographs were given", fix="bfsr-edge restore photos/ --out results/")
+    if out is None:
+        raise UsageError("--out is missing", fix=f"bfsr-edge restore {photos[0]} --out results/")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file", fix="name a folder")
+    # Pillow's and OpenCV's remarks on odd files are not for users; what cannot be read is an error of ours
+    warnings.filterwarnings("ignore", module="PIL")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+
+    from bfsr_edge.restore import array, find, options, plan, record
+
+    given = {"tile": tile, "overlap": overlap, "batch": batch, "quality": quality}
+    settings = options.Options(
+        scale=scale, overwrite=overwrite, **{name: value for name, value in given.items() if value is not None}
+    )
+    found = find.find(
+        photos, out, format=format_, suffix=suffix, is_result=lambda path: record.record_of(path) is not None
+    )
+    network_for = _networks(model, backend, device, threads)
+    info = network_for(settings.tile or options.TILE).info
+    # a picture of more than one tile: what does not fit the network is wrong for all of them
+    array.plan_for(info, 2 * info.tile[0], 2 * info.tile[1], scale=scale, overlap=settings.overlap)
+    started = time.perf_counter()
+    tasks, outcomes = plan.decide(found.jobs, settings, info.sha256)
+    outcomes += [plan.Outcome(path, None, "failed", reason) for path, reason in found.unreadable]
+    teller = _Teller(quiet, verbose)
+    for outcome in outcomes:
+        if outcome.status != "planned" or dry_run:
+            teller.tell(outcome)
+    try:
+        if not dry_run:
+            _restore(tasks, settings, network_for, teller)
+    finally:
+        # also when interrupted: what was finished is accounted for
+        seconds = time.perf_counter() - started
+        if as_json:
+            click.echo(json.dumps(_account(outcomes, found, seconds), indent=1))
+        if not quiet:
+            click.echo(_summary(outcomes, out, seconds), err=as_json)
+    if not all(outcome.done for outcome in outcomes):
+        sys.exit(1)
+
+
+def _list_models() -> None:
+    from bfsr_edge import weights
+
+    entries = weights.list_models()
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        click.echo(f"{entry.name:{width}}  {entry.summary} ({entry.parameters:,} parameters, {entry.gmacs:.3g} GMAC)")
+
+
+def _networks(model: str, backend: str, device: str, threads: int | None) -> Callable[[int], Any]:
+    """Engines by the side of their tile, each loaded when first asked for."""
+    from bfsr_edge import runtime
+
+    loaded: dict[int, Network] = {}
+
+    def network_for(tile: int) -> Network:
+        if tile not in loaded:
+            loaded[tile] = runtime.load(model, backend=backend, device=device, tile=tile, threads=threads)
+        return loaded[tile]
+
+    return network_for
+
+
+def _restore(tasks: list[Task], settings: Options, network_for: Callable[[int], Network], teller: _Teller) -> None:
+    from bfsr_edge.restore import pipeline
+
+    with _terminable(), _progress(tasks, teller.quiet) as advance:
+        steps = pipeline.run(tasks, settings, network_for)
+        try:
+            for step in steps:
+                advance(step.megapixels)
+                if step.finished is not None:
+                    teller.tell(step.finished)
+        finally:
+            steps.close()  # type: ignore[attr-defined]  # a generator: ends its threads
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does, so that no unfinished file stays."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _progress(tasks: list[Task], quiet: bool) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr with megapixels per second and the time left, where stderr is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda megapixels: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Task as Bar
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Bar) -> Text:
+            return Text(f"{task.speed:.2f} MP/s" if task.speed else "")
+
+    columns = (
+        TextColumn("restoring"), BarColumn(), TextColumn("{task.completed:.1f}/{task.total:.1f} MP"),
+        Rate(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        identity = bar.add_task("", total=sum(task.outcome.megapixels for task in tasks))
+        yield lambda megapixels: bar.advance(identity, megapixels)
+
+
+class _Teller:
+    """Says what became of each file: problems always, everything else on request; all on stderr."""
+
+    def __init__(self, quiet: bool, verbose: bool) -> None:
+        self.quiet, self.verbose = quiet, verbose
+
+    def tell(self, outcome: Outcome) -> None:
+        if outcome.done and not self.verbose and not (outcome.status == "planned" and not self.quiet):
+            return
+        line = str(outcome.source)
+        if outcome.done:
+            line += f" -> {outcome.target}"
+            if outcome.size and outcome.result_size:
+                line += " ({}×{} to {}×{})".format(*outcome.size, *outcome.result_size)
+        if outcome.reason:
+            # most errors name the file themselves
+            line = outcome.reason if line in outcome.reason else f"{line}: {outcome.reason}"
+        line = f"{outcome.status}: {line}"
+        click.echo(line + (f"\n  next: {outcome.fix}" if outcome.fix else ""), err=True)
+
+
+def _account(outcomes: list[Outcome], found: Found, seconds: float) -> dict[str, Any]:
+    files = [
+        {
+            "source": str(outcome.source),
+            "result": str(outcome.target) if outcome.target else None,
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "size": outcome.size,
+            "result_size": outcome.result_size,
+            "seconds": round(outcome.seconds, 3),
+        }
+        for outcome in outcomes
+    ]
+    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in STATUSES}
+    return {"files": files, **counts, "passed_over": found.passed_over, "seconds": round(seconds, 3)}
+
+
+def _summary(outcomes: list[Outcome], out: Path, seconds: float) -> str:
+    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in STATUSES}
+    told = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
+    megapixels = sum(outcome.megapixels for outcome in outcomes if outcome.status == "restored")
+    speed = f", {megapixels:.1f} MP in {seconds:.1f} s ({megapixels / seconds:.2f} MP/s)" if megapixels else ""
+    return f"{told}{speed}; results in {out}"

@@ -1,0 +1,44 @@
+"""Where training runs, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from bfsr_edge.errors import UsageError
+from bfsr_edge.train.recipe import Recipe
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def checked_device(device: str) -> torch.device:
+    """The torch device called ``device``.
+
+    Raises
+    ------
+    UsageError
+        There is no such device here.
+    """
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"there is no device {device} here",
+            why=(str(error).splitlines()[0],),
+            fix="use --device cpu, or install a PyTorch built for your GPU",
+        ) from error
+    return place
+
+
+def choose_precision(recipe: Recipe, device: torch.device) -> str:
+    """The precision of the forward and backward pass.
+
+    bf16 pays where matrices are multiplied in tiles (CUDA from Ampere on, CPUs with AMX). On a CPU without AMX it is
+    slower than fp32: measured 0.79 s against 0.50 s a step of the edge network.
+    """
+    if recipe.precision != "auto":
+        return recipe.precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return "bf16" if device.type == "cpu" and amx is not None and amx() else "fp32"
