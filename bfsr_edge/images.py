@@ -234,6 +234,9 @@ def read(path: Path) -> Picture:
             mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[header.channels]
             converted = image if image.mode == mode else image.convert(mode)
             converted.load()
+            depth = image.info.get("bit_depth", 8) if header.format == "heic" else 8
+            if depth > 8:
+                notes += (f"its {depth} bits a channel were reduced to 8",)
             decoded: npt.NDArray[np.uint8] = np.asarray(converted, np.uint8)
             pixels = decoded.reshape(converted.height, converted.width, header.channels)
     return Picture(_turned(pixels, turn), header.format, Metadata(upright(exif) if exif else None, icc), notes)

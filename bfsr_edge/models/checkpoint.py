@@ -71,15 +71,16 @@ def save_checkpoint(
 
 def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     """A safetensors file, synced and renamed into place: after a kill or a full disk the old file is still whole."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, header)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        with open(temporary, "wb") as file:  # safetensors' own save_file makes files that only their owner can read
+            file.write(save(tensors, header))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

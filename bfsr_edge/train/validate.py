@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch.nn import functional as F
 
 from bfsr_edge import degrade
 from bfsr_edge.errors import UsageError
 from bfsr_edge.metrics import psnr
+from bfsr_edge.models import Network
 from bfsr_edge.train.faces import SUFFIXES, Face, decode_face
 from bfsr_edge.train.recipe import Recipe
 
@@ -44,8 +45,17 @@ def given_pairs(low: Path, truth: Path) -> Pairs:
     names = sorted(p.name for p in low.iterdir() if p.suffix.lower() in SUFFIXES and (truth / p.name).is_file())
     if not names:
         raise UsageError(f"{low} and {truth} have no picture of the same name")
-    source = f"{len(names)} pairs of {low}"
-    return Pairs(tuple(_read(low / n) for n in names), tuple(_read(truth / n) for n in names), source)
+    pairs = Pairs(
+        tuple(_read(low / n) for n in names), tuple(_read(truth / n) for n in names), f"{len(names)} pairs of {low}"
+    )
+    for name, small, large in zip(names, pairs.low, pairs.truth, strict=True):
+        if large.shape != (degrade.SCALE * small.shape[0], degrade.SCALE * small.shape[1], 3):
+            raise UsageError(
+                f"{truth / name} has {large.shape[1]}×{large.shape[0]} pixels, its input {small.shape[1]}×{small.shape[0]}",
+                why=(f"the truth must be {degrade.SCALE} times the input on each side",),
+                fix="make the inputs with: bfsr-edge degrade",
+            )
+    return pairs
 
 
 def _read(path: Path) -> Byte:
@@ -64,7 +74,7 @@ def made_pairs(recipe: Recipe, faces: Sequence[Face]) -> Pairs:
     return Pairs(low, truth, f"{len(truth)} held-out faces")
 
 
-def score(network: nn.Module, pairs: Pairs, device: torch.device) -> float:
+def score(network: Network, pairs: Pairs, device: torch.device) -> float:
     """Mean over images of PSNR in dB: RGB, 8-bit after rounding and clipping, whole image."""
     total = 0.0
     for low, truth in zip(pairs.low, pairs.truth, strict=True):
@@ -72,12 +82,16 @@ def score(network: nn.Module, pairs: Pairs, device: torch.device) -> float:
     return total / len(pairs.low)
 
 
-def predict(network: nn.Module, low: Byte, device: torch.device) -> Byte:
-    """One picture through the network: h×w×3 uint8 to 4h×4w×3 uint8."""
+def predict(network: Network, low: Byte, device: torch.device) -> Byte:
+    """One picture through the network: h×w×3 uint8 to 4h×4w×3 uint8; continued to the network's stride, then cut."""
     was_training = network.training
     network.eval()
+    height, width = low.shape[:2]
+    missing = (-width % network.stride, -height % network.stride)
     with torch.no_grad():
         batch = torch.from_numpy(low).to(device).permute(2, 0, 1)[None].float() / 255
-        out = network(batch)[0].mul(255).round_().clamp_(0, 255).byte().permute(1, 2, 0)
+        batch = F.pad(batch, (0, missing[0], 0, missing[1]), mode="replicate")
+        out = network(batch)[0, :, : height * network.scale, : width * network.scale]
+        out = out.mul(255).round_().clamp_(0, 255).byte().permute(1, 2, 0)
     network.train(was_training)
     return np.asarray(out.cpu().numpy(), np.uint8)

@@ -142,13 +142,16 @@ def test_too_few_faces_and_wrong_devices_are_refused(faces: Path, tmp_path: Path
         train(recipe, tmp_path / "run", device="cuda:77")
 
 
-def test_given_pairs_are_validated_on(faces: Path, tmp_path: Path) -> None:
-    for name, size in (("lq", SIZE // 4), ("gt", SIZE)):
+def test_given_pairs_are_validated_on_whatever_their_size(faces: Path, tmp_path: Path) -> None:
+    for name, scale in (("lq", 1), ("gt", 4)):
         (tmp_path / name).mkdir()
-        cv2.imwrite(str(tmp_path / name / "flat.png"), np.full((size, size, 3), 128, np.uint8))
+        cv2.imwrite(str(tmp_path / name / "flat.png"), np.full((17 * scale, 15 * scale, 3), 128, np.uint8))
     data = Data((str(faces),), str(tmp_path / "lq"), str(tmp_path / "gt"), size=SIZE, workers=0)
     outcome = train(tiny_recipe(faces, data=data), tmp_path / "run")
     assert outcome.best > 25, "a flat picture is easy even for an untrained network"
+    cv2.imwrite(str(tmp_path / "gt" / "flat.png"), np.full((SIZE, SIZE + 4, 3), 128, np.uint8))
+    with pytest.raises(UsageError, match="68×64"):
+        train(tiny_recipe(faces, data=data), tmp_path / "run2")
     lost = dataclasses.replace(data, val_gt=str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="no validation folder"):
         train(tiny_recipe(faces, data=lost), tmp_path / "run2")
