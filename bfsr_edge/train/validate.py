@@ -49,10 +49,11 @@ def given_pairs(low: Path, truth: Path) -> Pairs:
         tuple(_read(low / n) for n in names), tuple(_read(truth / n) for n in names), f"{len(names)} pairs of {low}"
     )
     for name, small, large in zip(names, pairs.low, pairs.truth, strict=True):
-        if large.shape != (degrade.SCALE * small.shape[0], degrade.SCALE * small.shape[1], 3):
+        height, width = (degrade.SCALE * side for side in small.shape[:2])
+        if large.shape != (height, width, 3):
             raise UsageError(
-                f"{truth / name} has {large.shape[1]}×{large.shape[0]} pixels, its input {small.shape[1]}×{small.shape[0]}",
-                why=(f"the truth must be {degrade.SCALE} times the input on each side",),
+                f"{truth / name} has {large.shape[1]}×{large.shape[0]} pixels, not {width}×{height}",
+                why=("the truth must be 4 times the input on each side",),
                 fix="make the inputs with: bfsr-edge degrade",
             )
     return pairs
