@@ -145,7 +145,7 @@ def train(
         save_checkpoint(out / "last.safetensors", training.average, provenance(recipe, training))
 
     with Interrupt() as interrupt, contextlib.closing(Log(out, training.iteration)) as log:
-        total, timer = torch.zeros((), device=place), Stopwatch()
+        total, logged, timer = torch.zeros((), device=place), training.iteration, Stopwatch()
         while training.iteration < recipe.iterations:
             low, truth = next(batches)
             total += step(training, recipe, low, truth, precision, scaler)
@@ -155,8 +155,10 @@ def train(
             if done % recipe.log_every == 0:
                 _check_finite(total, training, state)
                 row["rate"] = schedule.rate(recipe, done - 1)
-                row["loss"] = float(total) / recipe.log_every
-                row["faces_per_second"] = recipe.log_every * recipe.batch / timer.lap()
+                steps = done - logged  # fewer than log_every behind a run that was stopped in between
+                row["loss"] = float(total) / steps
+                row["faces_per_second"] = steps * recipe.batch / timer.lap()
+                logged = done
                 total.zero_()
             last = done == recipe.iterations
             if done % recipe.validate_every == 0 or last:
