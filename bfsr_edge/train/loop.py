@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from bfsr_edge.errors import TrainingError
-from bfsr_edge.models import create, save_checkpoint
+from bfsr_edge.errors import TrainingError, UsageError
+from bfsr_edge.models import create, parameter_count, save_checkpoint
 from bfsr_edge.train import schedule
 from bfsr_edge.train.devices import DTYPES, checked_device, choose_precision
 from bfsr_edge.train.faces import Face, find_faces
@@ -24,7 +24,7 @@ from bfsr_edge.train.interrupt import Interrupt
 from bfsr_edge.train.log import Log
 from bfsr_edge.train.losses import LOSSES
 from bfsr_edge.train.pairs import cpu_batches
-from bfsr_edge.train.recipe import Recipe
+from bfsr_edge.train.recipe import CHALLENGE_PARAMETERS, Recipe
 from bfsr_edge.train.state import Training, load_state, save_state
 from bfsr_edge.train.validate import Pairs, given_pairs, made_pairs, score
 
@@ -61,9 +61,16 @@ class Stopwatch:
 
 
 def new_training(recipe: Recipe, device: torch.device) -> Training:
-    """Fresh weights from the recipe's seed, on ``device``."""
+    """Fresh weights from the recipe's seed, on ``device``; UsageError where they break the challenge's rules."""
     torch.manual_seed(recipe.seed)
     network = create(recipe.network.architecture, **recipe.network.settings)
+    size = parameter_count(network)
+    if recipe.challenge and size >= CHALLENGE_PARAMETERS:
+        raise UsageError(
+            f"recipe {recipe.name!r} keeps the challenge's rules, and its network has {size:,} parameters",
+            why=(f"the rules allow fewer than {CHALLENGE_PARAMETERS:,}",),
+            fix="make the network smaller, or take challenge = true out of the recipe",
+        )
     # the layout that convolutions want on GPUs and CPUs alike: a tenth of the step on AVX-512
     network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not typed
     average = copy.deepcopy(network).eval().requires_grad_(False)

@@ -17,6 +17,9 @@ else:
 
 T = TypeVar("T")
 
+CHALLENGE_PARAMETERS = 2_276_356
+"""A network of the challenge has fewer."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -120,6 +123,8 @@ class Recipe:
     """Also the folder below ``runs/``."""
     summary: str = ""
     """One line."""
+    challenge: bool = False
+    """Keep the challenge's rules: fewer than ``CHALLENGE_PARAMETERS``, trained from scratch."""
     network: Network = Network()
     data: Data = Data()
     optimizer: Optimizer = Optimizer()

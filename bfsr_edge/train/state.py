@@ -10,6 +10,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,10 @@ from bfsr_edge.train.recipe import Recipe
 
 # these may differ between a run and its continuation: where things lie, how fast they go, how often they are written,
 # and how long the run is (a flat-cosine run may be shortened or extended before its last part)
-FREE = ("iterations", "validate_every", "checkpoint_every", "log_every", "precision", "summary")
-FREE_DATA = ("faces", "val_lq", "val_gt", "pipeline", "workers")
+FREE = (
+    *("iterations", "validate_every", "checkpoint_every", "log_every", "precision", "summary", "challenge"),
+    *("data.faces", "data.val_lq", "data.val_gt", "data.pipeline", "data.workers"),
+)
 
 
 @dataclass
@@ -39,14 +42,21 @@ class Training:
     """Best validation PSNR so far, in dB."""
 
 
-def fingerprint(recipe: Recipe, faces: int) -> str:
-    """What must not change between a run and its continuation, as JSON."""
-    values = dataclasses.asdict(recipe)
-    for key in FREE:
-        values.pop(key)
-    for key in FREE_DATA:
-        values["data"].pop(key)
-    return json.dumps({**values, "count": faces}, sort_keys=True)
+def fingerprint(recipe: Recipe, faces: int) -> dict[str, Any]:
+    """What must not change between a run and its continuation: dotted key to value, as JSON holds it."""
+    values = {**_flat(dataclasses.asdict(recipe)), "faces": faces}
+    kept: dict[str, Any] = json.loads(json.dumps({key: value for key, value in values.items() if key not in FREE}))
+    return kept
+
+
+def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, dict) and not key.endswith("settings"):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def save_state(path: Path, training: Training, recipe: Recipe, faces: int) -> None:
@@ -58,7 +68,7 @@ def save_state(path: Path, training: Training, recipe: Recipe, faces: int) -> No
         tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
     header = {
         "format": "bfsr-edge-state",
-        "fingerprint": fingerprint(recipe, faces),
+        "fingerprint": json.dumps(fingerprint(recipe, faces)),
         "iteration": str(training.iteration),
         "seconds": repr(training.seconds),
         "best": repr(training.best),
@@ -103,14 +113,14 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _check_same_run(path: Path, header: dict[str, str], mine: str) -> None:
-    theirs = header.get("fingerprint", "{}")
-    if theirs == mine:
-        return
-    old, new = json.loads(theirs), json.loads(mine)
-    differing = [key for key in new if old.get(key) != new[key]]
-    raise TrainingError(
-        f"{path} belongs to another run: {', '.join(differing)} differ",
-        why=("the recipe was changed", "the faces are not the same ones"),
-        fix="give another --out for the new run, or --restart to throw the old one away",
-    )
+def _check_same_run(path: Path, header: dict[str, str], mine: dict[str, Any]) -> None:
+    theirs = _flat(json.loads(header.get("fingerprint", "{}")))
+    # a setting that the older file does not know had no effect yet: what it does now by default
+    defaults = fingerprint(Recipe(), mine["faces"])
+    differing = [key for key in mine if theirs.get(key, defaults[key]) != mine[key]]
+    if differing:
+        raise TrainingError(
+            f"{path} belongs to another run: {', '.join(differing)} differ",
+            why=("the recipe was changed", "the faces are not the same ones"),
+            fix="give another --out for the new run, or --restart to throw the old one away",
+        )

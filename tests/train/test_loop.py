@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from bfsr_edge.cli import main
 from bfsr_edge.errors import TrainingError, UsageError
 from bfsr_edge.models import load_checkpoint, read_header
+from bfsr_edge.resources import find_toml, list_tomls
 from bfsr_edge.train.devices import choose_precision
 from bfsr_edge.train.loop import train
-from bfsr_edge.train.recipe import Data, Optimizer
+from bfsr_edge.train.recipe import Data, Network, Optimizer, load_recipe
 from bfsr_edge.train.state import Training
 from tests.train.helpers import SIZE, make_faces, tiny_recipe
 
@@ -118,12 +120,27 @@ def test_another_recipe_or_other_faces_do_not_continue_a_run(faces: Path, tmp_pa
     train(tiny_recipe(faces), tmp_path / "run")
     with pytest.raises(TrainingError, match="batch differ"):
         train(tiny_recipe(faces, batch=3), tmp_path / "run")
-    with pytest.raises(TrainingError, match="count differ"):
+    with pytest.raises(TrainingError, match="faces differ"):
         train(tiny_recipe(make_faces(tmp_path / "fewer", 7)), tmp_path / "run")
     assert train(tiny_recipe(faces, iterations=8), tmp_path / "run").iteration == 8, "a longer run may go on"
     (tmp_path / "run" / "state.safetensors").write_bytes(b"damaged")
     with pytest.raises(TrainingError, match="cannot be read"):
         train(tiny_recipe(faces), tmp_path / "run")
+
+
+def test_a_setting_that_is_newer_than_the_state_counts_as_its_default(faces: Path, tmp_path: Path) -> None:
+    state = tmp_path / "run" / "state.safetensors"
+    train(tiny_recipe(faces), tmp_path / "run")
+    with safe_open(state, framework="pt") as file:
+        header = file.metadata()
+    known = json.loads(header["fingerprint"])
+    del known["optimizer.clip"]
+    save_file(load_file(state), state, header | {"fingerprint": json.dumps(known)})
+    assert train(tiny_recipe(faces, iterations=7), tmp_path / "run").iteration == 7
+    clipped = tiny_recipe(faces, iterations=8, optimizer=Optimizer(clip=1.0))
+    save_file(load_file(state), state, header | {"fingerprint": json.dumps(known)})
+    with pytest.raises(TrainingError, match=r"optimizer\.clip differ"):
+        train(clipped, tmp_path / "run")
 
 
 def test_a_loss_that_is_no_number_stops_at_the_last_good_state(faces: Path, tmp_path: Path) -> None:
@@ -140,6 +157,22 @@ def test_too_few_faces_and_wrong_devices_are_refused(faces: Path, tmp_path: Path
         train(many, tmp_path / "run")
     with pytest.raises(UsageError, match="no device"):
         train(recipe, tmp_path / "run", device="cuda:77")
+
+
+@pytest.mark.parametrize("name", list_tomls("train"))
+def test_every_recipe_takes_three_steps(tmp_path: Path, name: str) -> None:
+    """Batch 2 and inputs of 32 pixels, every other setting as it is."""
+    faces = make_faces(tmp_path / "faces", 3, size=128)
+    recipe = load_recipe(find_toml("train", name))
+    data = dataclasses.replace(recipe.data, faces=(str(faces),), size=128, holdout=1, workers=0)
+    recipe = dataclasses.replace(recipe, data=data, batch=2, iterations=3)
+    assert train(recipe, tmp_path / "run").finished
+
+
+def test_the_rules_of_the_challenge_bind_a_recipe_that_is_marked(faces: Path, tmp_path: Path) -> None:
+    large = tiny_recipe(faces, challenge=True, network=Network("msrresnet", {"blocks": 27}))
+    with pytest.raises(UsageError, match="2,329,987 parameters"):
+        train(large, tmp_path / "run")
 
 
 def test_given_pairs_are_validated_on_whatever_their_size(faces: Path, tmp_path: Path) -> None:
