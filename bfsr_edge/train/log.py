@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = ("iteration", "seconds", "rate", "loss", "faces_per_second", "val_psnr")
 
@@ -66,26 +69,30 @@ def draw_curves(log: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = read_log(log)
-    panels = (
-        ("loss", "loss", "log"),
-        ("rate", "learning rate", "linear"),
-        ("val_psnr", "validation PSNR, dB", "linear"),
-    )
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    for place, (key, label, scale) in enumerate(panels, 1):
+    panels = (("loss", "loss"), ("rate", "learning rate"), ("val_psnr", "validation PSNR, dB"))
+    for place, (key, title) in enumerate(panels, 1):
         points = [(int(row["iteration"]), float(row[key])) for row in rows if row[key]]
         axes = figure.add_subplot(1, len(panels), place)
-        if points:
-            positive = scale != "log" or all(value > 0 for _, value in points)  # the PSNR loss is negative
-            axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 30 else "", linewidth=1.5)
-            axes.set_yscale(scale if positive else "linear")
         axes.set_xlabel("iteration")
-        axes.set_title(label)
+        axes.set_title(title)
         axes.grid(alpha=0.3)
+        # the PSNR loss is negative: a run that ends with it gets a second axis
+        negative = [point for point in points if point[1] < 0]
+        _line(axes, [point for point in points if point[1] >= 0], "C0")
+        if negative:
+            right = axes.twinx()
+            right.set_ylabel("PSNR loss: minus a tenth of the dB", color="C1")
+            _line(right, negative, "C1")
     temporary = picture.with_name(f".{picture.name}.{os.getpid()}.tmp")
     try:
         figure.savefig(temporary, format="png", dpi=110)
         os.replace(temporary, picture)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _line(axes: Axes, points: list[tuple[int, float]], colour: str) -> None:
+    if points:
+        axes.plot(*zip(*points, strict=True), color=colour, marker="o" if len(points) < 30 else "", linewidth=1.5)
