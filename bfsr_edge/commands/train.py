@@ -23,7 +23,7 @@ FIGURES = {"loss": "loss {:.4f}", "faces_per_second": "{:.1f} faces/s", "val_psn
 @click.option("--val-lq", metavar="DIR", help="Validation inputs, 128×128. Default: made from held-out faces.")
 @click.option("--val-gt", metavar="DIR", help="The true pictures, same file names.")
 @click.option("--out", metavar="DIR", help="Where checkpoints, state and log go.  [default: runs/RECIPE]")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto: a GPU if there is one.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Default: the recipe's.")
 @click.option("--iterations", type=click.IntRange(1), help="Default: the recipe's.")
 @click.option("--batch", type=click.IntRange(1), help="Default: the recipe's.")

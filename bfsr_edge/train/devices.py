@@ -11,13 +11,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def checked_device(device: str) -> torch.device:
-    """The torch device called ``device``.
+    """The torch device called ``device``; ``auto`` is the first GPU, or the CPU where there is none.
 
     Raises
     ------
     UsageError
         There is no such device here.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
         torch.empty(1, device=place)

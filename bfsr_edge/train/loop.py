@@ -98,7 +98,7 @@ def train(
     recipe: Recipe,
     out: Path,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     max_minutes: float = math.inf,
     report: Callable[[Training, dict[str, float]], None] = lambda training, row: None,
     announce: Callable[[str], None] = lambda line: None,
@@ -115,7 +115,7 @@ def train(
     out
         Its folder.
     device
-        ``cpu``, ``cuda`` or ``cuda:N``.
+        ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
     max_minutes
         Stop after this long with everything saved; the same call goes on.
     report
