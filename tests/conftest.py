@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -21,6 +22,12 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("BFSR_EDGE_SHARED_DATA") or ROOT.parent / "shared" / "data")
 NEED_TORCH = ("torch", "bfsr_edge.models", "bfsr_edge.train", "bfsr_edge.runtime.torch")
+
+
+# speed belongs in benchmarks; where a change is judged, the same inputs come every time
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=IN_CI)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,7 +66,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("shared_data") and not SHARED_DATA.is_dir():
         reason = f"the photographs are not in {SHARED_DATA}; name their folder in BFSR_EDGE_SHARED_DATA"
-        if os.environ.get("CI", "").lower() in ("1", "true"):
+        if IN_CI:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
 
