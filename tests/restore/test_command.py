@@ -201,6 +201,11 @@ def test_help_shows_an_example_and_imports_nothing_heavy() -> None:
     assert "bfsr-edge restore photos/ --out results/" in done.stdout
 
 
+def _listen_to_interruptions() -> None:
+    """A shell starts background jobs with SIGINT ignored, and what they start inherits that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals differ there")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_only_whole_pictures(
@@ -211,7 +216,9 @@ def test_an_interruption_leaves_only_whole_pictures(
     out = photos.parent / "out"
     words = [str(photos), "-o", str(out), "--model", str(convolutions), "--json", "--tile", "32", "--overlap", "4"]
     command = [sys.executable, "-m", "bfsr_edge.cli", "restore", *words]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_listen_to_interruptions
+    )
     deadline = time.monotonic() + 30
     while not (out.exists() and len(files(out)) > 3) and time.monotonic() < deadline:
         time.sleep(0.02)
