@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from bfsr_edge.train.recipe import Data, Network, Recipe
 
@@ -52,3 +55,12 @@ def tiny_recipe(faces: Path, **changes: Any) -> Recipe:
         log_every=2,
     )
     return dataclasses.replace(recipe, **changes)
+
+
+def digest(batches: Iterable[tuple[Tensor, Tensor]]) -> str:
+    """One hash for all pictures of all batches."""
+    hashed = hashlib.sha256()
+    for batch in batches:
+        for pictures in batch:
+            hashed.update(pictures.numpy().tobytes())
+    return hashed.hexdigest()

@@ -240,13 +240,11 @@ def test_bare_train_says_in_one_line_how_to_give_faces(tmp_path: Path, monkeypat
     assert "--faces DIR" in result.stderr
 
 
-def test_the_configuration_of_the_folder_names_the_faces(
-    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_configuration_of_the_folder_names_the_faces(faces: Path, tmp_path: Path) -> None:
     (tmp_path / "bfsr-edge.toml").write_text(f'[data]\nfaces = "{faces}"\n')
     arguments = command(faces, tmp_path / "run", tmp_path)
     arguments = [a for i, a in enumerate(arguments) if "--faces" not in arguments[max(0, i - 1) : i + 1]]
-    result = CliRunner().invoke(main, [*arguments, "--iterations", "2"])
-    assert result.exit_code == 0, result.output
-    assert "finished: 2 iterations" in result.stdout
+    words = [sys.executable, "-m", "bfsr_edge.cli", *arguments, "--iterations", "2"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "finished: 2 iterations" in done.stdout
