@@ -66,7 +66,7 @@ def move(images: Tensor, moves: Sequence[pairs.Move]) -> Tensor:
 
 
 def device_batches(
-    recipe: Recipe, faces: Sequence[Face], start: int, device: torch.device
+    recipe: Recipe, faces: Sequence[Face], start: int, device: torch.device, share: pairs.Share = pairs.ALONE
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (low quality N×3×h×w, truth N×3×H×W), float32 in [0, 1] on ``device``, from iteration ``start`` on.
 
@@ -74,12 +74,13 @@ def device_batches(
     """
     cache = cache_faces(faces, recipe.data.size, device)
     generator = torch.Generator(device)
+    part = share.batch(recipe)
     for iteration in range(start, recipe.iterations):
-        first = iteration * recipe.batch
-        drawn = [pairs.draw(recipe, len(faces), number) for number in range(first, first + recipe.batch)]
+        first = iteration * recipe.batch + share.rank * part
+        drawn = [pairs.draw(recipe, len(faces), number) for number in range(first, first + part)]
         index = torch.tensor([d.face for d in drawn]).to(device, non_blocking=True)
         truth = move(cache[index].float(), [d.move for d in drawn])
-        generator.manual_seed(recipe.seed * 1_000_003 + iteration)
+        generator.manual_seed((recipe.seed * 1_000_003 + iteration) * share.world + share.rank)
         noise = torch.randn(truth.shape, device=device, generator=generator)
         low = device_degrade.apply(
             truth, [d.degradation for d in drawn], noise, eight_bit_resize=recipe.data.eight_bit_resize

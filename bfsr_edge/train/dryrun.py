@@ -56,13 +56,12 @@ def _step_seconds(recipe: Recipe, device: torch.device) -> float:
     """Median seconds of a training step on random pictures, after one to warm up."""
     training = new_training(recipe, device)
     precision = choose_precision(recipe, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     truth = torch.rand(recipe.batch, 3, recipe.data.size, recipe.data.size, device=device)
     low = torch.nn.functional.avg_pool2d(truth, degrade.SCALE)
     times = []
     for _ in range(1 + STEPS):
         begin = time.perf_counter()
-        float(step(training, recipe, low, truth, precision, scaler))  # reading the loss waits for the device
+        float(step(training, recipe, low, truth, precision))  # reading the loss waits for the device
         times.append(time.perf_counter() - begin)
     return statistics.median(times[1:])
 

@@ -16,17 +16,18 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bfsr_edge.errors import TrainingError, UsageError
-from bfsr_edge.models import create, parameter_count, save_checkpoint
+from bfsr_edge.models import Network, create, load_checkpoint, parameter_count, save_checkpoint
 from bfsr_edge.train import schedule
 from bfsr_edge.train.devices import DTYPES, checked_device, choose_precision
 from bfsr_edge.train.faces import Face, find_faces
 from bfsr_edge.train.interrupt import Interrupt
 from bfsr_edge.train.log import Log
 from bfsr_edge.train.losses import LOSSES
-from bfsr_edge.train.pairs import cpu_batches
+from bfsr_edge.train.pairs import ALONE, Share, cpu_batches
 from bfsr_edge.train.recipe import CHALLENGE_PARAMETERS, Recipe
 from bfsr_edge.train.state import Training, load_state, save_state
 from bfsr_edge.train.validate import Pairs, given_pairs, made_pairs, score
+from bfsr_edge.weights import resolve
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,33 @@ def new_training(recipe: Recipe, device: torch.device) -> Training:
             why=(f"the rules allow fewer than {CHALLENGE_PARAMETERS:,}",),
             fix="make the network smaller, or take challenge = true out of the recipe",
         )
+    if recipe.network.weights:
+        begin_from(recipe, network)
     # the layout that convolutions want on GPUs and CPUs alike: a tenth of the step on AVX-512
     network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not typed
     average = copy.deepcopy(network).eval().requires_grad_(False)
     plan = recipe.optimizer
     kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.name]
     optimizer = kind(network.parameters(), lr=plan.rate, betas=plan.betas, weight_decay=plan.weight_decay)
-    return Training(network, average, optimizer)
+    scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(recipe, device) == "fp16")
+    return Training(network, average, optimizer, scaler)
+
+
+def begin_from(recipe: Recipe, network: Network) -> None:
+    """Fill ``network`` from the recipe's checkpoint; UsageError where the rules or the shapes forbid it."""
+    path = recipe.network.weights
+    if recipe.challenge:
+        raise UsageError(
+            f"recipe {recipe.name!r} keeps the challenge's rules, which forbid to begin from {path}",
+            fix="take challenge = true out of the recipe, or network.weights",
+        )
+    given = load_checkpoint(resolve(path).path)
+    if (given.architecture, given.settings) != (network.architecture, network.settings):
+        raise UsageError(
+            f"{path} is a {given.architecture} with {given.settings}, not the recipe's network",
+            fix=f"train that first, or make the recipe's network {network.architecture} with {network.settings} fit",
+        )
+    network.load_state_dict(given.state_dict())
 
 
 def split_faces(recipe: Recipe) -> tuple[list[Face], Pairs]:
@@ -142,7 +163,6 @@ def train(
     announce(f"{len(faces)} faces; validation on {pairs.source}; {place} in {precision}")
     spent_before = training.seconds
     batches = make_batches(recipe, faces, training.iteration, place)
-    scaler = torch.amp.GradScaler(place.type, enabled=precision == "fp16")
 
     def seconds() -> float:
         return spent_before + time.monotonic() - start
@@ -157,7 +177,7 @@ def train(
         total, logged, timer = torch.zeros((), device=place), training.iteration, Stopwatch()
         while training.iteration < recipe.iterations:
             low, truth = next(batches)
-            total += step(training, recipe, low, truth, precision, scaler)
+            total += step(training, recipe, low, truth, precision)
             training.iteration += 1
             done = training.iteration
             row: dict[str, float] = {}
@@ -190,7 +210,7 @@ def train(
 
 
 def make_batches(
-    recipe: Recipe, faces: list[Face], start: int, device: torch.device
+    recipe: Recipe, faces: list[Face], start: int, device: torch.device, share: Share = ALONE
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches on ``device`` from iteration ``start`` on: (low quality, truth), both float32 in [0, 1].
 
@@ -199,18 +219,16 @@ def make_batches(
     if recipe.data.pipeline == "device" or (recipe.data.pipeline == "auto" and device.type == "cuda"):
         from bfsr_edge.train.device_pairs import device_batches
 
-        yield from device_batches(recipe, faces, start, device)
+        yield from device_batches(recipe, faces, start, device, share)
         return
-    for low, truth in cpu_batches(recipe, faces, start):
+    for low, truth in cpu_batches(recipe, faces, start, share):
         yield (
             low.to(device, non_blocking=True).float().div_(255),
             truth.to(device, non_blocking=True).float().div_(255),
         )
 
 
-def step(
-    training: Training, recipe: Recipe, low: Tensor, truth: Tensor, precision: str, scaler: torch.amp.GradScaler
-) -> Tensor:
+def step(training: Training, recipe: Recipe, low: Tensor, truth: Tensor, precision: str) -> Tensor:
     """One optimizer step; returns the loss, still on the device, so that nothing waits for it."""
     for group in training.optimizer.param_groups:
         group["lr"] = schedule.rate(recipe, training.iteration)
@@ -218,6 +236,7 @@ def step(
         prediction = training.network(low.contiguous(memory_format=torch.channels_last))
     loss = LOSSES[schedule.loss_name(recipe, training.iteration)](prediction.float(), truth)
     training.optimizer.zero_grad(set_to_none=True)
+    scaler = training.scaler
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if recipe.optimizer.clip:
         scaler.unscale_(training.optimizer)

@@ -60,6 +60,30 @@ def draw(recipe: Recipe, count: int, number: int) -> Draw:
     return Draw(int(order[place]), move, degrade.draw(rng))
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch a process makes, when several train together."""
+
+    rank: int = 0
+    """This process."""
+    world: int = 1
+    """All processes; the batch must be a multiple of it."""
+
+    def batch(self, recipe: Recipe) -> int:
+        """Faces of one step that are this process's."""
+        return recipe.batch // self.world
+
+    def numbers(self, recipe: Recipe, start: int) -> Iterator[int]:
+        """Sample numbers of this process from iteration ``start`` to the end of the run."""
+        part = self.batch(recipe)
+        for iteration in range(start, recipe.iterations):
+            first = iteration * recipe.batch + self.rank * part
+            yield from range(first, first + part)
+
+
+ALONE = Share()
+
+
 _orders: dict[tuple[int, int, int], NDArray[np.int64]] = {}
 
 
@@ -124,14 +148,15 @@ def _prepare_worker(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def cpu_batches(recipe: Recipe, faces: Sequence[Face], start: int) -> Iterator[tuple[Tensor, Tensor]]:
+def cpu_batches(
+    recipe: Recipe, faces: Sequence[Face], start: int, share: Share = ALONE
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (low quality N×3×h×w, truth N×3×H×W, uint8, pinned when there is a GPU) from iteration ``start`` on."""
     workers = worker_count(recipe)
-    numbers = range(start * recipe.batch, recipe.iterations * recipe.batch)
     loader = DataLoader(
         FacePairs(recipe, faces),
-        batch_size=recipe.batch,
-        sampler=numbers,
+        batch_size=share.batch(recipe),
+        sampler=share.numbers(recipe, start),  # any iterable of numbers will do
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_prepare_worker,

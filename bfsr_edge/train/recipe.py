@@ -29,6 +29,8 @@ class Network:
     """A name of ``bfsr_edge.models.ARCHITECTURES``."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Its keyword arguments."""
+    weights: str = ""
+    """A checkpoint to begin from, of the same architecture and settings; empty: random weights."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,56 @@ class Data:
     """Probability of a horizontal flip."""
     shifted: float = 0.0
     """Probability of a face moved by up to half a frame and reduced, so that eyes have no fixed place."""
+    crop: int = 0
+    """Side of a random square cut out of truth and, reduced, input behind the degradation; 0: the whole face."""
     eight_bit_resize: bool = False
     """Round to 8 bits after every resize behind JPEG, as the second reference system does."""
     pipeline: str = "auto"
     """``cpu`` (OpenCV in worker processes), ``device`` (batched torch on the training device) or ``auto``."""
     workers: int = -1
     """Worker processes of the cpu pipeline; -1: one for every two cores."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Variations of the reference systems' ablations. Each name alone is a probability; all are 0 by default.
+
+    Rotation and colour happen to the truth before it is degraded, so to both pictures alike; Blend and the permutation
+    happen to both pictures behind it; CutBlur mixes them. Their order is that of the fields.
+    """
+
+    rotation: float = 0.0
+    """A turn about the centre; what comes in from outside is the mirrored picture."""
+    rotation_degrees: float = 25.0
+    """Largest turn either way, in degrees."""
+    brightness: float = 0.0
+    """All channels times one factor."""
+    brightness_range: float = 0.2
+    """The factor lies in [1 - range, 1 + range]."""
+    hue: float = 0.0
+    """A turn of the hue in HSV."""
+    hue_range: float = 0.1
+    """Largest turn either way, as a part of the full circle."""
+    jitter: float = 0.0
+    """Photometric distortion; the probability holds for each of its four steps (Liu et al. 2016, arXiv 1512.02325)."""
+    jitter_brightness: float = 16.0
+    """Largest addition either way, in 1/255."""
+    jitter_contrast: tuple[float, float] = (0.75, 1.25)
+    """Factor of all channels."""
+    jitter_saturation: tuple[float, float] = (0.75, 1.25)
+    """Factor of the saturation in HSV."""
+    jitter_hue: float = 9.0
+    """Largest turn of the hue either way, in OpenCV's unit of 2 degrees."""
+    blend: float = 0.0
+    """A mix with one random colour (Yoo et al. 2020, arXiv 2004.00448)."""
+    blend_alpha: float = 0.6
+    """Smallest weight of the picture in the mix; the largest is 1."""
+    permutation: float = 0.0
+    """The colour channels in another order."""
+    cutblur: float = 0.0
+    """A rectangle of the truth, reduced, put into the input, or the input kept inside it only (Yoo et al. 2020)."""
+    cutblur_alpha: float = 0.7
+    """Mean side of the rectangle, as a part of the picture's."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +153,37 @@ class Loss:
     """A loss for the end of the run; empty: the first one throughout."""
     switch: float = 0.6
     """Part of the run after which ``then`` starts."""
+    weight: float = 1.0
+    """Factor of the pixel loss."""
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """What a generator is trained with besides the pixel loss; all weights are 0 by default: no discriminator.
+
+    SRGAN (Ledig et al. 2017, arXiv 1609.04802) as mmediting trains it has ``gan`` and ``perceptual``. ``matching`` and
+    ``frequency`` are our substitute where no pretrained features are at hand.
+    """
+
+    gan: float = 0.0
+    """Vanilla GAN loss against the modified-VGG discriminator."""
+    perceptual: float = 0.0
+    """L1 between VGG19 features conv5_4."""
+    perceptual_file: str = ""
+    """VGG19 weights as torchvision publishes them (``vgg19-dcbb9e9d.pth``); empty: from torchvision, if installed."""
+    matching: float = 0.0
+    """L1 between the discriminator's features of result and truth (Wang et al. 2018, arXiv 1711.11585)."""
+    frequency: float = 0.0
+    """Focal frequency loss (Jiang et al. 2021, arXiv 2012.12821)."""
+    channels: int = 64
+    """Width of the discriminator."""
+    rate: float = 1e-4
+    """Peak learning rate of the discriminator; it follows the generator's schedule."""
+
+    @property
+    def used(self) -> bool:
+        """Whether there is anything beyond the pixel loss."""
+        return max(self.gan, self.perceptual, self.matching, self.frequency) > 0
 
 
 @dataclass(frozen=True)
@@ -127,17 +204,21 @@ class Recipe:
     """Keep the challenge's rules: fewer than ``CHALLENGE_PARAMETERS``, trained from scratch."""
     network: Network = Network()
     data: Data = Data()
+    augment: Augment = Augment()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     loss: Loss = Loss()
+    adversarial: Adversarial = Adversarial()
     iterations: int = 20_000
     """Optimizer steps of the whole run."""
     batch: int = 8
-    """Faces a step."""
+    """Faces a step, over all processes together."""
     ema: float = 0.999
     """Decay of the averaged weights, which are what is validated and kept; 0: none."""
     precision: str = "auto"
     """``fp32``, ``bf16``, ``fp16`` or ``auto``: bf16 where the device multiplies it in hardware tiles, else fp32."""
+    compile: str = "auto"
+    """torch.compile: ``on``, ``off`` or ``auto``, which means on for a GPU with a compiler at hand."""
     seed: int = 0
     """Of the first weights, the order of faces and every draw."""
     validate_every: int = 1000
@@ -155,10 +236,23 @@ class Recipe:
             "data.size (a multiple of 64)": self.data.size >= 64 and self.data.size % 64 == 0,
             "data.flip": 0 <= self.data.flip <= 1,
             "data.shifted": 0 <= self.data.shifted <= 1,
+            "data.crop (a multiple of 4, at most data.size)": 0 <= self.data.crop <= self.data.size
+            and self.data.crop % 4 == 0,
+            "augment (probabilities in 0 … 1)": all(
+                0 <= getattr(self.augment, name) <= 1
+                for name in ("rotation", "brightness", "hue", "jitter", "blend", "permutation", "cutblur")
+            ),
+            "adversarial (weights of at least 0)": min(
+                self.adversarial.gan, self.adversarial.perceptual, self.adversarial.matching, self.adversarial.frequency
+            )
+            >= 0,
+            "adversarial.matching (needs adversarial.gan)": not self.adversarial.matching or self.adversarial.gan > 0,
+            "compile": self.compile in ("auto", "on", "off"),
             "optimizer.rate": self.optimizer.rate > 0,
             "optimizer.name": self.optimizer.name in ("adam", "adamw"),
             "schedule.kind": self.schedule.kind in ("flat-cosine", "cosine-restarts", "multistep"),
             "schedule.periods": self.schedule.kind != "cosine-restarts" or len(self.schedule.periods) > 0,
+            "schedule.milestones": self.schedule.kind != "multistep" or len(self.schedule.milestones) > 0,
             "schedule.decay": 0 <= self.schedule.decay <= 1,
             "loss.first": self.loss.first in LOSSES,
             "loss.then": self.loss.then in ("", *LOSSES),

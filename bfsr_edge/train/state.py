@@ -22,7 +22,7 @@ from bfsr_edge.train.recipe import Recipe
 # these may differ between a run and its continuation: where things lie, how fast they go, how often they are written,
 # and how long the run is (a flat-cosine run may be shortened or extended before its last part)
 FREE = (
-    *("iterations", "validate_every", "checkpoint_every", "log_every", "precision", "summary", "challenge"),
+    *("iterations", "validate_every", "checkpoint_every", "log_every", "precision", "compile", "summary", "challenge"),
     *("data.faces", "data.val_lq", "data.val_gt", "data.pipeline", "data.workers"),
 )
 
@@ -34,6 +34,8 @@ class Training:
     network: Network
     average: Network
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    """Of fp16; disabled in the other precisions."""
     iteration: int = 0
     """Steps done."""
     seconds: float = 0.0
@@ -72,6 +74,7 @@ def save_state(path: Path, training: Training, recipe: Recipe, faces: int) -> No
         "iteration": str(training.iteration),
         "seconds": repr(training.seconds),
         "best": repr(training.best),
+        "scaler": json.dumps(training.scaler.state_dict()),
     }
     write_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
 
@@ -104,6 +107,9 @@ def load_state(path: Path, training: Training, recipe: Recipe, faces: int) -> No
     training.average.load_state_dict(_below("average/", tensors))
     training.optimizer.load_state_dict({**training.optimizer.state_dict(), "state": slots})
     torch.set_rng_state(tensors["random"])
+    scale = json.loads(header.get("scaler", "{}"))
+    if scale and training.scaler.is_enabled():
+        training.scaler.load_state_dict(scale)
     training.iteration = int(header["iteration"])
     training.seconds = float(header["seconds"])
     training.best = float(header["best"])
