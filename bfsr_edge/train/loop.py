@@ -92,7 +92,7 @@ def begin_from(recipe: Recipe, network: Network) -> None:
             f"recipe {recipe.name!r} keeps the challenge's rules, which forbid to begin from {path}",
             fix="take challenge = true out of the recipe, or network.weights",
         )
-    given = load_checkpoint(resolve(path).path)
+    given = load_checkpoint(resolve(path, kind="checkpoint").path)
     if (given.architecture, given.settings) != (network.architecture, network.settings):
         raise UsageError(
             f"{path} is a {given.architecture} with {given.settings}, not the recipe's network",
