@@ -4,7 +4,8 @@ Run in a checkout with the train and onnxruntime extras installed, after ``bfsr-
 
     python tools/ship_weights.py runs/edge/best.safetensors --summary "Faces ×4, 4 GMAC" --score val_psnr=29.31
 
-Both files hold fp16 weights and the same numbers. Write the model card (weights/MODEL_CARD.md) by hand.
+The checkpoint holds fp16 weights; the ONNX holds none, but names their places in the checkpoint (ONNX external data),
+so nothing is shipped twice. Write the model card (weights/MODEL_CARD.md) by hand.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import struct
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from bfsr_edge import weights
-from bfsr_edge.errors import BfsrError, UsageError
+from bfsr_edge.errors import BfsrError, ModelError, UsageError
 
 LICENCE = "CC BY-NC-SA 4.0"  # the terms of the faces that the weights were trained on
 
@@ -35,6 +37,7 @@ def ship(checkpoint: Path, name: str, summary: str, scores: dict[str, float], li
         made = {kind: Path(folder, file) for kind, file in files.items()}
         save_checkpoint(made["checkpoint"], network, provenance, half=True)
         exported = export(made["checkpoint"], made["onnx"], fp16_weights=True, name=name)
+        share_weights(made["onnx"], made["checkpoint"])
         hashes = {kind: weights.sha256_of(path) for kind, path in made.items()}
         for path in made.values():
             os.replace(path, weights.FOLDER / path.name)
@@ -59,6 +62,30 @@ def ship(checkpoint: Path, name: str, summary: str, scores: dict[str, float], li
     temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
     os.replace(temporary, manifest)
     return entry
+
+
+def share_weights(graph: Path, checkpoint: Path) -> None:
+    """Replace each fp16 weight in ``graph`` by its place in the safetensors file beside it.
+
+    A safetensors file is 8 bytes that count the header's, a JSON header with each tensor's place, and the plain bytes.
+    """
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    content = checkpoint.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header, start = json.loads(content[8 : 8 + length]), 8 + length
+    proto = onnx.load(graph)
+    for tensor in proto.graph.initializer:
+        stored = header.get(tensor.name.removesuffix(".fp16"))
+        if stored is None or stored["dtype"] != "F16":
+            continue
+        begin, end = (start + offset for offset in stored["data_offsets"])
+        if content[begin:end] != tensor.raw_data:
+            raise ModelError(f"{tensor.name} is another tensor in {checkpoint} than in {graph}")
+        set_external_data(tensor, checkpoint.name, begin, end - begin)
+        tensor.ClearField("raw_data")
+    graph.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def score(text: str) -> tuple[str, float]:

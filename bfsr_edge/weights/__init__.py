@@ -2,6 +2,7 @@
 
 ``manifest.json`` beside this file lists every shipped model. A model has up to one file of each kind, a *checkpoint*
 (safetensors, for torch) and an *onnx* (for the other backends), and every file's sha256 is checked before it is used.
+The ONNX holds no weights: it names their places in the checkpoint (ONNX external data), which is checked with it.
 
 ``--model NAME|FILE`` of every command goes through ``resolve``.
 """
@@ -177,7 +178,15 @@ def _shipped(entry: ModelEntry, kind: str | None) -> Model:
             why=(f"it ships as {', '.join(entry.files) or 'nothing'}",),
             fix="choose a backend that reads what ships: openvino and onnxruntime read onnx, torch reads checkpoints",
         )
+    # the ONNX of a shipped model takes its weights out of the checkpoint beside it
+    beside = [entry.files["checkpoint"]] if wanted[0] == "onnx" and "checkpoint" in entry.files else []
+    for part in beside:
+        _checked_hash(part)
     file = entry.files[wanted[0]]
+    return Model(entry.name, file.path, wanted[0], _checked_hash(file))
+
+
+def _checked_hash(file: ShippedFile) -> str:
     found = sha256_of(file.path)
     if found != file.sha256:
         raise ModelError(
@@ -188,7 +197,7 @@ def _shipped(entry: ModelEntry, kind: str | None) -> Model:
             ),
             fix="pip install --force-reinstall bfsr-edge; a model of your own is given by its path",
         )
-    return Model(entry.name, file.path, wanted[0], found)
+    return found
 
 
 def _not_there(text: str, names: list[str]) -> UsageError:
