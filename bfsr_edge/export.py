@@ -11,6 +11,7 @@ import io
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from bfsr_edge.errors import ModelError, UsageError
 from bfsr_edge.runtime import load
 from bfsr_edge.runtime.base import CHANNELS, DEFAULT_TILE, first_line, tile_size
 from bfsr_edge.runtime.graph import PREFIX
-from bfsr_edge.weights import DEFAULT, resolve, sha256_of
+from bfsr_edge.weights import DEFAULT, Model, resolve, sha256_of
 
 if TYPE_CHECKING:
     import onnx
@@ -60,6 +61,27 @@ class Exported:
     """Largest change of the result by storing the weights as fp16, in 1/255; ``None`` where they stay fp32."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the weights come from."""
+
+    name: str
+    """What the result is called by default."""
+    sha256: str
+    """Of the checkpoint."""
+    other_sha256: str = ""
+    """Of the checkpoint that it was interpolated with; empty: it was not."""
+    alpha: float = 0.0
+    """Weight of the other checkpoint."""
+
+    def provenance(self) -> dict[str, str]:
+        """What a file's metadata say about it."""
+        told = {"checkpoint_sha256": self.sha256}
+        if self.other_sha256:
+            told |= {"interpolated_sha256": self.other_sha256, "interpolation_alpha": repr(self.alpha)}
+        return told
+
+
 def export(
     model: str | os.PathLike[str] = DEFAULT,
     out: str | os.PathLike[str] | None = None,
@@ -67,6 +89,8 @@ def export(
     tile: int | tuple[int, int] = DEFAULT_TILE,
     fp16_weights: bool = False,
     name: str | None = None,
+    interpolate: str | os.PathLike[str] | None = None,
+    alpha: float | None = None,
 ) -> Exported:
     """Write a checkpoint as ONNX and compare it with torch on every CPU backend.
 
@@ -78,50 +102,63 @@ def export(
     model
         The name of a shipped model, or the path of a checkpoint.
     out
-        The file to write, ending in ``.onnx``; by default the model's name in the current folder. It appears only when
-        every check has passed, and replaces an older file in one step.
+        The file to write, ending in ``.onnx``; by default the default of ``name`` in the current folder. It appears
+        only when every check has passed, and replaces an older file in one step.
     tile
         Side of the input in pixels, or (height, width).
     fp16_weights
         Store the weights as fp16: half the size. The arithmetic stays float32, as a Cast follows each of them.
     name
-        What the file says it is called; by default the model's name without suffix.
+        What the file says it is called; by default the model's name without suffix, followed by the other's and
+        ``alpha`` where it is interpolated.
+    interpolate, alpha
+        Another model of the same architecture and settings, and its weight in [0, 1]: what is written has the weights
+        ``(1 - alpha) · model + alpha · interpolate`` (see ``bfsr_edge.models.interpolate``). Both or neither. ``out``
+        may then end in ``.safetensors`` too: a checkpoint is written, which has no tile and no name.
 
     Raises
     ------
     UsageError
-        There is no such model, it is no checkpoint, or the tile does not fit.
+        There is no such model, it is no checkpoint, the tile does not fit, or parameters contradict each other.
     ModelError
-        The graph cannot be made, or differs from torch by more than ``MAX_ERROR``.
+        The graph cannot be made, or differs from torch by more than ``MAX_ERROR``; or the two networks do not match.
     BackendError
         torch, openvino or onnxruntime is missing.
     """
-    found = resolve(model, kind="checkpoint")
-    if found.kind != "checkpoint":
-        raise UsageError(f"{found.path} is not a checkpoint", fix="give a .safetensors file that bfsr-edge train wrote")
-    target = Path(out) if out is not None else Path(f"{Path(found.name).stem}.onnx")
-    if target.suffix.lower() != ".onnx":
-        raise UsageError(f"the file to write must end in .onnx, {target} does not")
+    if (interpolate is None) != (alpha is None):
+        raise UsageError(
+            "interpolation needs both another model and its weight alpha", fix="--interpolate NAME|FILE --alpha 0.2"
+        )
+    found = _checkpoint(model)
+    source = Source(Path(found.name).stem, found.sha256)
+    other = None
+    if interpolate is not None and alpha is not None:
+        other = _checkpoint(interpolate)
+        source = Source(f"{source.name}-{Path(other.name).stem}-{alpha:g}", found.sha256, other.sha256, alpha)
+    target = Path(out) if out is not None else Path(f"{source.name}.onnx")
+    as_checkpoint = other is not None and target.suffix.lower() == ".safetensors"
+    if target.suffix.lower() != ".onnx" and not as_checkpoint:
+        raise UsageError(
+            f"the file to write must end in .onnx, {target} does not",
+            why=("only interpolation writes a checkpoint, .safetensors",),
+        )
+    if as_checkpoint:
+        _check_checkpoint_target(target, (found, other), name, tile)
 
-    from bfsr_edge.models import gmacs, load_checkpoint, parameter_count
+    from bfsr_edge.models import gmacs, load_checkpoint, parameter_count, save_checkpoint
 
     network: Any = load_checkpoint(found.path)
+    if other is not None:
+        from bfsr_edge.models.interpolate import interpolate as between
+
+        network = between(network, load_checkpoint(other.path), source.alpha)
     tile = tile_size(tile, int(network.stride), (DEFAULT_TILE, DEFAULT_TILE))
     rounding = _round_weights(network, tile) if fp16_weights else None
-    proto = _trace(network, tile)
-    if fp16_weights:
-        _store_as_fp16(proto)
-    _describe(proto, network, name or Path(found.name).stem, found.sha256)
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # backends know a model by its suffix, so the temporary name keeps it
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.onnx")
-    try:
-        _write(temporary, proto)
-        errors = {backend: _compare(network, temporary, backend, tile) for backend in CHECKED_WITH}
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    errors: dict[str, float] = {}
+    if as_checkpoint:
+        save_checkpoint(target, network, source.provenance(), half=fp16_weights)
+    else:
+        errors = _write_checked(target, network, tile, source, name or source.name, fp16_weights)
     return Exported(
         path=target,
         sha256=sha256_of(target),
@@ -133,6 +170,44 @@ def export(
         errors=errors,
         rounding=rounding,
     )
+
+
+def _checkpoint(model: str | os.PathLike[str]) -> Model:
+    """The checkpoint behind ``--model``; UsageError for a file of another kind."""
+    found = resolve(model, kind="checkpoint")
+    if found.kind != "checkpoint":
+        raise UsageError(f"{found.path} is not a checkpoint", fix="give a .safetensors file that bfsr-edge train wrote")
+    return found
+
+
+def _check_checkpoint_target(target: Path, ends: Sequence[Model | None], name: str | None, tile: object) -> None:
+    """What only a graph has is refused, and so is a file that would take the place of one that it is made from."""
+    if name is not None or tile != DEFAULT_TILE:
+        raise UsageError(
+            "a checkpoint has neither a name nor a tile", fix="leave --name and --tile out, or write an .onnx"
+        )
+    if any(end is not None and target.resolve() == end.path.resolve() for end in ends):
+        raise UsageError(f"{target} is one of the two checkpoints to interpolate between", fix="give another --out")
+
+
+def _write_checked(
+    target: Path, network: Any, tile: tuple[int, int], source: Source, name: str, fp16_weights: bool
+) -> dict[str, float]:
+    """Write the graph, which gets its name when every backend agrees with torch; their differences, in 1/255."""
+    proto = _trace(network, tile)
+    if fp16_weights:
+        _store_as_fp16(proto)
+    _describe(proto, network, name, source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # backends know a model by its suffix, so the temporary name keeps it
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.onnx")
+    try:
+        _write(temporary, proto)
+        errors = {backend: _compare(network, temporary, backend, tile) for backend in CHECKED_WITH}
+        os.replace(temporary, target)
+        return errors
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _trace(network: nn.Module, tile: tuple[int, int]) -> onnx.ModelProto:
@@ -194,7 +269,7 @@ def _store_as_fp16(proto: onnx.ModelProto) -> None:
     proto.graph.node.extend(nodes)
 
 
-def _describe(proto: onnx.ModelProto, network: Any, name: str, checkpoint_sha256: str) -> None:
+def _describe(proto: onnx.ModelProto, network: Any, name: str, source: Source) -> None:
     """What backends and people need to know about the file."""
     import onnx
 
@@ -209,7 +284,7 @@ def _describe(proto: onnx.ModelProto, network: Any, name: str, checkpoint_sha256
             PREFIX + "scale": str(network.scale),
             PREFIX + "stride": str(network.stride),
             PREFIX + "receptive_field": str(network.receptive_field),
-            PREFIX + "checkpoint_sha256": checkpoint_sha256,
+            **{PREFIX + key: value for key, value in source.provenance().items()},
         },
     )
 

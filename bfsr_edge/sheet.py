@@ -11,7 +11,7 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 
 SIDE = 384
-"""Longest side of a picture in the sheet, in pixels."""
+"""Longest side of a picture in the sheet, in pixels, where nothing else is asked for."""
 LABEL = 32
 """Height of a line of text."""
 GAP = 8
@@ -29,42 +29,42 @@ class Row:
     """uint8 H×W×3 RGB, of any sizes but one shape: each is fitted to the same cell."""
 
 
-def draw(titles: Sequence[str], rows: Sequence[Row]) -> Pixels:
-    """A white sheet: the titles above the columns, a caption above each row. RGB.
+def draw(titles: Sequence[str], rows: Sequence[Row], side: int = SIDE) -> Pixels:
+    """A white sheet: the titles above the columns, a caption above each row. RGB; ``side`` is a picture's longest.
 
     Small pictures are enlarged by nearest neighbour, so that what a network was given can be seen; large ones are
     reduced by area. Text outside ASCII shows as question marks, as OpenCV's fonts hold nothing else.
     """
-    heights = [max(_fitted(picture)[1] for picture in row.pictures) for row in rows]
-    width = len(titles) * (SIDE + GAP) + GAP
+    heights = [max(_fitted(picture, side)[1] for picture in row.pictures) for row in rows]
+    width = len(titles) * (side + GAP) + GAP
     sheet = np.full((LABEL + sum(LABEL + height + GAP for height in heights), width, 3), WHITE, np.uint8)
     for column, title in enumerate(titles):
-        _write(sheet, title, GAP + column * (SIDE + GAP), 0)
+        _write(sheet, title, GAP + column * (side + GAP), 0)
     top = LABEL
     for row, height in zip(rows, heights, strict=True):
         _write(sheet, row.caption, GAP, top)
         top += LABEL
         for column, picture in enumerate(row.pictures):
-            cell = _resize(picture)
-            left = GAP + column * (SIDE + GAP)
+            cell = _resize(picture, side)
+            left = GAP + column * (side + GAP)
             sheet[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
         top += height + GAP
     return sheet
 
 
-def _fitted(picture: Pixels) -> tuple[int, int]:
+def _fitted(picture: Pixels, side: int) -> tuple[int, int]:
     """Width and height of the picture in its cell."""
     height, width = picture.shape[:2]
-    factor = SIDE / max(height, width)
+    factor = side / max(height, width)
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _resize(picture: Pixels) -> Pixels:
+def _resize(picture: Pixels, side: int) -> Pixels:
     import cv2
 
-    small = max(picture.shape[:2]) < SIDE
+    small = max(picture.shape[:2]) < side
     how = cv2.INTER_NEAREST if small else cv2.INTER_AREA
-    return np.asarray(cv2.resize(picture, _fitted(picture), interpolation=how), np.uint8)
+    return np.asarray(cv2.resize(picture, _fitted(picture, side), interpolation=how), np.uint8)
 
 
 def _write(sheet: Pixels, text: str, left: int, top: int) -> None:

@@ -113,6 +113,18 @@ def test_json(pair: Callable[..., None], nearest: Path, tmp_path: Path) -> None:
     assert told["failures"] == {}
 
 
+def test_results_made_before(pair: Callable[..., None], tmp_path: Path) -> None:
+    """They are what is scored, each with its own name, and the network does not run."""
+    pair("a.png", seed=1)
+    pair("b.png", seed=2)
+    grey = {name: np.full((64, 96, 3), level, np.uint8) for name, level in (("a.png", 50), ("b.png", 200))}
+    upscaler = Upscaler("bicubic")
+    report = evaluate(find_pairs(tmp_path / "lq", tmp_path / "gt"), upscaler, results=grey.__getitem__)
+    assert [score.psnr for score in report.scores] == [
+        pytest.approx(psnr(grey[name], read_rgb(tmp_path / "gt" / name))) for name in ("a.png", "b.png")
+    ]
+
+
 def test_bicubic_alone(pair: Callable[..., None], tmp_path: Path) -> None:
     pair("a.png", seed=2)
     report = evaluate(find_pairs(tmp_path / "lq", tmp_path / "gt"), Upscaler("bicubic"))

@@ -195,6 +195,105 @@ def test_command(edge: Path, tmp_path: Path) -> None:
     assert (wrong.exit_code, "no file nothing.safetensors" in wrong.output) == (2, True)
 
 
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Two networks of one architecture, no weight of which is the same."""
+    import torch
+
+    from bfsr_edge.models import create, save_checkpoint
+
+    paths = []
+    for seed, name in enumerate(("psnr", "gan")):
+        torch.manual_seed(seed)
+        network = create("edge-unet", **NETWORKS["edge-unet"])
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.add_(0.01 * torch.randn(weight.shape))
+        paths.append(tmp_path / f"{name}.safetensors")
+        save_checkpoint(paths[-1], network, {"recipe": name})
+    return paths[0], paths[1]
+
+
+def test_interpolated(two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph is that of the interpolated weights, is checked like any other, and says what it was made from."""
+    import torch
+
+    from bfsr_edge.models import load_checkpoint
+    from bfsr_edge.models.interpolate import interpolate
+
+    psnr, gan = two
+    monkeypatch.chdir(tmp_path)
+    done = export(psnr, tile=32, interpolate=gan, alpha=0.25)
+    assert done.path == Path("psnr-gan-0.25.onnx")
+    assert set(done.errors) == {"openvino", "onnxruntime"}
+    told = metadata(done.path)
+    assert told["name"] == "psnr-gan-0.25"
+    assert told["checkpoint_sha256"] == sha256_of(psnr)
+    assert told["interpolated_sha256"] == sha256_of(gan)
+    assert float(told["interpolation_alpha"]) == 0.25
+    batch = np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)
+    with torch.inference_mode():
+        expected = interpolate(load_checkpoint(psnr), load_checkpoint(gan), 0.25)(torch.from_numpy(batch)).numpy()
+    np.testing.assert_allclose(load(done.path).run(batch), expected, atol=1e-5)
+
+
+def test_interpolated_checkpoint(two: tuple[Path, Path], tmp_path: Path) -> None:
+    """At alpha 0 and 1 it holds one end's weights bit for bit; it can be exported like any other."""
+    from safetensors.numpy import load_file
+
+    from bfsr_edge.models import read_header
+
+    psnr, gan = two
+    for alpha, end in ((0.0, psnr), (1.0, gan)):
+        out = tmp_path / f"at-{alpha:g}.safetensors"
+        assert export(psnr, out, interpolate=gan, alpha=alpha).errors == {}
+        ours, theirs = load_file(out), load_file(end)
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+        header = read_header(out)
+        assert (header["checkpoint_sha256"], header["interpolated_sha256"]) == (sha256_of(psnr), sha256_of(gan))
+        assert float(header["interpolation_alpha"]) == alpha
+        assert "recipe" not in header  # it was trained by neither
+    half = export(psnr, tmp_path / "half.safetensors", interpolate=gan, alpha=0.5, fp16_weights=True)
+    assert {tensor.dtype for tensor in load_file(half.path).values()} == {np.dtype(np.float16)}
+    assert half.rounding is not None
+    assert metadata(export(out, tmp_path / "again.onnx", tile=32).path)["checkpoint_sha256"] == sha256_of(out)
+
+
+def test_what_cannot_be_interpolated(two: tuple[Path, Path], tmp_path: Path) -> None:
+    psnr, gan = two
+    out = tmp_path / "it.onnx"
+    with pytest.raises(ModelError, match="no weights in common"):
+        export(psnr, out, tile=32, interpolate=make("msrresnet", tmp_path), alpha=0.5)
+    halves: tuple[dict[str, Any], ...] = ({"interpolate": gan}, {"alpha": 0.5})
+    for half in halves:
+        with pytest.raises(UsageError, match="both another model and its weight"):
+            export(psnr, out, tile=32, **half)
+    both: dict[str, Any] = {"interpolate": gan, "alpha": 0.5}
+    with pytest.raises(UsageError, match="neither a name nor a tile"):
+        export(psnr, tmp_path / "it.safetensors", name="it", **both)
+    before = sha256_of(gan)
+    with pytest.raises(UsageError, match="is one of the two checkpoints"):
+        export(psnr, gan, **both)
+    with pytest.raises(UsageError, match=r"must end in \.onnx"):
+        export(psnr, tmp_path / "it.safetensors")
+    assert sha256_of(gan) == before
+    assert not out.exists()
+    assert not (tmp_path / "it.safetensors").exists()
+
+
+def test_interpolating_command(two: tuple[Path, Path], tmp_path: Path) -> None:
+    psnr, gan = map(str, two)
+    out = tmp_path / "between.safetensors"
+    words = ["export", "--model", psnr, "--interpolate", gan, "--out", str(out)]
+    done = CliRunner().invoke(main, [*words, "--alpha", "0.2"])
+    assert done.exit_code == 0, done.output
+    assert f"wrote {out}" in done.output
+    assert "maximum error" not in done.output  # a checkpoint has no graph to compare
+    assert CliRunner().invoke(main, words).exit_code == 2
+    assert CliRunner().invoke(main, [*words, "--alpha", "1.5"]).exit_code == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["edge-unet", "msrresnet", "edsr"])
 def test_full_size(architecture: str, tmp_path: Path) -> None:
@@ -229,5 +328,9 @@ def test_shipping(edge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert metadata(folder / "tiny.onnx")["checkpoint_sha256"] == entry.files["checkpoint"].sha256
     batch = np.random.default_rng(0).random((1, 3, 128, 128), dtype=np.float32)
     np.testing.assert_allclose(load("tiny").run(batch), load("tiny", backend="torch").run(batch), atol=2e-5)
+    assert (folder / "tiny.onnx").stat().st_size < 0.1 * (folder / "tiny.safetensors").stat().st_size + 20_000
+    (folder / "tiny.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match=r"tiny\.safetensors is not what the manifest lists"):
+        load("tiny")
     assert tool.main([*arguments[:-1], "29.5"]) == 2
     assert tool.main(["nothing.safetensors", "--summary", ""]) == 1

@@ -5,7 +5,9 @@ Run in a checkout with the train and onnxruntime extras installed, after ``bfsr-
     python tools/ship_weights.py runs/edge/best.safetensors --summary "Faces ×4, 4 GMAC" --score val_psnr=29.31
 
 The checkpoint holds fp16 weights; the ONNX holds none, but names their places in the checkpoint (ONNX external data),
-so nothing is shipped twice. Write the model card (weights/MODEL_CARD.md) by hand.
+so nothing is shipped twice. A calibration belongs to its weights: an older one is dropped. After `bfsr-edge calibrate
+--model NAME` has made the new one, run the same command again with `--calibration NAME.calibration.json`.
+Write the model card (weights/MODEL_CARD.md) by hand.
 """
 
 from __future__ import annotations
@@ -13,19 +15,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import struct
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bfsr_edge import weights
+import onnx
+
+from bfsr_edge import quantization, weights
 from bfsr_edge.errors import BfsrError, ModelError, UsageError
 
 LICENCE = "CC BY-NC-SA 4.0"  # the terms of the faces that the weights were trained on
 
 
-def ship(checkpoint: Path, name: str, summary: str, scores: dict[str, float], licence: str = LICENCE) -> dict[str, Any]:
+def ship(
+    checkpoint: Path,
+    name: str,
+    summary: str,
+    scores: dict[str, float],
+    licence: str = LICENCE,
+    calibration: Path | None = None,
+) -> dict[str, Any]:
     """Make both files, then move them and the manifest into place; a model of that name is replaced. The new entry."""
     from bfsr_edge.export import export
     from bfsr_edge.models import load_checkpoint, read_header, save_checkpoint
@@ -38,9 +50,17 @@ def ship(checkpoint: Path, name: str, summary: str, scores: dict[str, float], li
         save_checkpoint(made["checkpoint"], network, provenance, half=True)
         exported = export(made["checkpoint"], made["onnx"], fp16_weights=True, name=name)
         share_weights(made["onnx"], made["checkpoint"])
+        if calibration:
+            files["calibration"] = f"{name}.calibration.json"
+            made["calibration"] = Path(folder, files["calibration"])
+            shutil.copyfile(calibration, made["calibration"])
+            # refuses a calibration of other weights
+            quantization.place(onnx.load(made["onnx"]), quantization.Calibration.load(calibration))
         hashes = {kind: weights.sha256_of(path) for kind, path in made.items()}
         for path in made.values():
             os.replace(path, weights.FOLDER / path.name)
+        if not calibration:
+            (weights.FOLDER / f"{name}.calibration.json").unlink(missing_ok=True)
     entry = {
         "name": name,
         "summary": summary,
@@ -69,7 +89,6 @@ def share_weights(graph: Path, checkpoint: Path) -> None:
 
     A safetensors file is 8 bytes that count the header's, a JSON header with each tensor's place, and the plain bytes.
     """
-    import onnx
     from onnx.external_data_helper import set_external_data
 
     content = checkpoint.read_bytes()
@@ -104,10 +123,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--summary", required=True, help="one line on what it is for")
     parser.add_argument("--score", action="append", default=[], metavar="NAME=VALUE", help="may be given several times")
     parser.add_argument("--licence", default=LICENCE)
+    parser.add_argument("--calibration", type=Path, help="what bfsr-edge calibrate made of exactly these weights")
     given = parser.parse_args(arguments)
     try:
         scores = dict(score(text) for text in given.score)
-        entry = ship(given.checkpoint, given.name, given.summary, scores, given.licence)
+        entry = ship(given.checkpoint, given.name, given.summary, scores, given.licence, given.calibration)
     except BfsrError as error:
         print(f"ship_weights: {error}", file=sys.stderr)
         return error.exit_code

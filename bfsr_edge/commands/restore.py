@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
+import logging
 import os
 import signal
 import sys
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from bfsr_edge.restore.find import Found
     from bfsr_edge.restore.options import Options
     from bfsr_edge.restore.plan import Outcome, Task
+    from bfsr_edge.runtime import Choice
 
 FORMATS = ("jpeg", "png", "webp", "tiff", "bmp", "heic")
 STATUSES = ("restored", "planned", "skipped", "kept", "failed", "interrupted")
@@ -39,12 +43,18 @@ Exit codes: 0 all done, 1 some failed (or something else lay at a result's place
 @click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the results.")
 @click.option("--model", default="edge", show_default=True, metavar="NAME|FILE", help="Shipped name, or a file.")
 @click.option("--list-models", is_flag=True, help="List the shipped models, a line each, and stop.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda:0 for the first NVIDIA GPU.")
-@click.option("--backend", default="auto", show_default=True, help="auto, openvino, onnxruntime or torch.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto (the GPU, if an engine for it is there), cpu or cuda:0.",
+)
+@click.option("--backend", default="auto", show_default=True, help="auto, openvino, onnxruntime, torch or tensorrt.")
+@click.option("--build", is_flag=True, help="First build an engine for this machine, if there is none yet.")
 @click.option("--scale", type=int, default=4, show_default=True, help="Size of the result: 1, 2 or 4 times the input.")
-@click.option("--tile", type=int, help="Side of a tile in pixels.  [default: 192, and 128 for small pictures]")
+@click.option("--tile", type=int, help="Side of a tile in pixels.  [default: the engine's, else 192 or 128]")
 @click.option("--overlap", type=int, help="Context at each inner edge of a tile, in pixels.  [default: 16]")
-@click.option("--batch", type=int, help="Tiles given to the network at a time.  [default: 1]")
+@click.option("--batch", type=int, help="Tiles given to the network at a time.  [default: the engine's; 1]")
 @click.option("--threads", type=int, help="CPU threads for the network.  [default: all cores]")
 @click.option("--format", "format_", type=click.Choice(FORMATS), help="Of the results.  [default: that of the input]")
 @click.option("--quality", type=int, help="1 to 100, for JPEG, WebP and HEIC.  [default: 95]")
@@ -61,6 +71,7 @@ def command(
     list_models: bool,
     device: str,
     backend: str,
+    build: bool,
     scale: int,
     tile: int | None,
     overlap: int | None,
@@ -98,13 +109,16 @@ def command(
     from bfsr_edge.restore import array, find, options, plan, record
 
     given = {"tile": tile, "overlap": overlap, "batch": batch, "quality": quality}
+    # checked before the model is looked at: a wrong number is the quicker thing to say
     settings = options.Options(
         scale=scale, overwrite=overwrite, **{name: value for name, value in given.items() if value is not None}
     )
     found = find.find(
         photos, out, format=format_, suffix=suffix, is_result=lambda path: record.record_of(path) is not None
     )
-    network_for = _networks(model, backend, device, threads)
+    choice = _choose(model, backend, device, tile, threads, build=build, quiet=quiet)
+    network_for = _networks(choice, threads)
+    settings = _fit(settings, choice, tile, batch)
     info = network_for(settings.tile or options.TILE).info
     # a picture of more than one tile: what does not fit the network is wrong for all of them
     array.plan_for(info, 2 * info.tile[0], 2 * info.tile[1], scale=scale, overlap=settings.overlap)
@@ -138,15 +152,95 @@ def _list_models() -> None:
         click.echo(f"{entry.name:{width}}  {entry.summary} ({entry.parameters:,} parameters, {entry.gmacs:.3g} GMAC)")
 
 
-def _networks(model: str, backend: str, device: str, threads: int | None) -> Callable[[int], Any]:
+def _choose(
+    model: str, backend: str, device: str, tile: int | None, threads: int | None, *, build: bool, quiet: bool
+) -> Choice:
+    """The file that runs; with ``build`` an engine, built first where there is none."""
+    from bfsr_edge import runtime
+
+    if quiet:
+        logger = logging.getLogger("bfsr_edge")
+        click.get_current_context().call_on_close(functools.partial(logger.setLevel, logger.level))
+        logger.setLevel(logging.ERROR)
+    choice = runtime.choose(model, backend=backend, device=device, tile=tile, threads=threads)
+    if build and choice.sidecar is None:
+        engine = _build(model, device, quiet)
+        choice = runtime.choose(engine, backend=backend, device=device, tile=tile, threads=threads)
+    if choice.note and not quiet:
+        click.echo(f"bfsr-edge: {choice.note}", err=True)
+    return choice
+
+
+def _build(model: str, device: str, quiet: bool) -> Path:
+    """Build an engine for this machine, or take an equal one from the user's cache."""
+    from bfsr_edge import weights
+    from bfsr_edge.engines import target
+    from bfsr_edge.engines.build import Request
+    from bfsr_edge.engines.build import build as build_engine
+    from bfsr_edge.engines.graphs import find_calibration, read_source
+    from bfsr_edge.engines.profile import load_profile
+    from bfsr_edge.errors import BackendError
+    from bfsr_edge.runtime import build_command, machine
+
+    shipped = model in {entry.name for entry in weights.list_models()}
+    found = weights.resolve(model, kind="onnx" if shipped else None)
+    if found.kind != "onnx":
+        raise UsageError(
+            f"--build builds engines of shipped models and ONNX files, not of {found.path}",
+            fix=f"{build_command(model)}; then --model with the engine that it names",
+        )
+    here = target.look()
+    profile, why = (load_profile("cpu"), "--device cpu") if device == "cpu" else target.choose(here)
+    if device.startswith("cuda") and profile.flavour == "openvino":
+        raise BackendError(f"no engine for {device} can be built here: {why}", fix="bfsr-edge doctor")
+    obstacle = target.obstacle(profile, here)
+    if obstacle:
+        raise BackendError(f"no engine for {profile.name} can be built here: {obstacle}", fix="bfsr-edge doctor")
+
+    def announce(line: str) -> None:
+        if not quiet:
+            click.echo(line, err=True)
+
+    announce(f"building an engine of {found.name} for {profile.name}: {why}")
+    precision, _ = target.default_precision(profile, here)
+    source = read_source(found)
+    if precision == "int8" and not source.quantized:
+        try:
+            find_calibration(source, None)
+        except UsageError as error:
+            precision = "fp32" if profile.flavour == "openvino" else "fp16"
+            announce(f"{error.what}, so it is built in {precision}")
+    folder = machine.cache_folder() / "engines"
+    request = Request(model=found, profile=profile, precision=precision, asked=model, out=folder)
+    return build_engine(request, here, announce=announce).path
+
+
+def _fit(settings: Options, choice: Choice, tile: int | None, batch: int | None) -> Options:
+    """The settings with an engine's own tile and batch, where nothing else was asked."""
+    if choice.sidecar is None:
+        return settings
+    if tile is None:
+        settings = dataclasses.replace(settings, tile=choice.sidecar.tile[0])
+    if batch is None and choice.fixed_tile is not None:
+        # one batch is copied while another is computed
+        settings = dataclasses.replace(settings, batch=2 * choice.sidecar.batch[1])
+    return settings
+
+
+def _networks(choice: Choice, threads: int | None) -> Callable[[int], Any]:
     """Engines by the side of their tile, each loaded when first asked for."""
     from bfsr_edge import runtime
 
+    context = click.get_current_context()
     loaded: dict[int, Network] = {}
 
     def network_for(tile: int) -> Network:
         if tile not in loaded:
-            loaded[tile] = runtime.load(model, backend=backend, device=device, tile=tile, threads=threads)
+            own = choice.sidecar is not None and tile == choice.sidecar.tile[0]  # which may not be square
+            engine = runtime.load(choice, tile=None if own else tile, threads=threads)
+            # a GPU's memory is given back while its driver is still there
+            context.call_on_close(engine.close)
+            loaded[tile] = engine
         return loaded[tile]
 
     return network_for

@@ -42,6 +42,22 @@ class PixelShuffleConv(nn.Module):
         return F.pixel_shuffle(out, self.scale)
 
 
+def checked_dropout(probability: float) -> float:
+    """``probability`` itself, or ValueError where it is none of [0, 1)."""
+    if not 0 <= probability < 1:
+        raise ValueError(f"dropout must lie in [0, 1), not {probability}")
+    return float(probability)
+
+
+def drop_channels(x: Tensor, probability: float, training: bool) -> Tensor:
+    """Whole channels of N×C×H×W set to zero at random and the others scaled up; nothing outside training.
+
+    In front of the last convolution it keeps a super-resolution network from leaning on a few channels (Kong et al.
+    2022, arXiv 2112.12089). It draws from torch's global generator, which the resume state holds.
+    """
+    return F.dropout2d(x, probability) if training and probability else x
+
+
 def scale_init(module: nn.Module, gain: float) -> None:
     """Kaiming-normal (fan-in) weights times ``gain`` and zero biases for every convolution below ``module``."""
     for layer in module.modules():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from bfsr_edge.models.base import Network
-from bfsr_edge.models.blocks import PixelShuffleConv, ResidualBlock, scale_init
+from bfsr_edge.models.blocks import PixelShuffleConv, ResidualBlock, checked_dropout, drop_channels, scale_init
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, as published
 
@@ -20,13 +22,18 @@ class EDSR(Network):
         Residual blocks: 20 has 1,812,995 parameters at 64 channels.
     channels
         Width of every layer.
+    dropout
+        Probability of a channel in front of the last convolution to be left out of a training step.
     """
 
     architecture = "edsr"
 
-    def __init__(self, blocks: int = 16, channels: int = 64) -> None:
+    def __init__(self, blocks: int = 16, channels: int = 64, dropout: float = 0.0) -> None:
         super().__init__()
-        self.settings = {"blocks": blocks, "channels": channels}
+        self.dropout = checked_dropout(dropout)
+        self.settings: dict[str, Any] = {"blocks": blocks, "channels": channels}
+        if dropout:  # settings name what is not the default, so that older checkpoints stay equal
+            self.settings["dropout"] = self.dropout
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.conv_after_body = nn.Conv2d(channels, channels, 3, padding=1)
@@ -44,5 +51,6 @@ class EDSR(Network):
     def forward(self, x: Tensor) -> Tensor:
         feature = self.conv_first(x - self.mean)
         feature = feature + self.conv_after_body(self.body(feature))
-        out: Tensor = self.conv_last(self.upsample(feature))
+        feature = drop_channels(self.upsample(feature), self.dropout, self.training)
+        out: Tensor = self.conv_last(feature)
         return out + self.mean

@@ -6,11 +6,15 @@ SRGAN generators are the same network. Attribute names are mmediting's, so its c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfsr_edge.models.base import Network
-from bfsr_edge.models.blocks import PixelShuffleConv, ResidualBlock, scale_init
+from bfsr_edge.models.blocks import PixelShuffleConv, ResidualBlock, checked_dropout, drop_channels, scale_init
 
 SLOPE = 0.1
 
@@ -25,13 +29,39 @@ class MSRResNet(Network):
         make 2,256,131.
     channels
         Width of every layer.
+    dropout
+        Probability of a channel in front of the last convolution to be left out of a training step.
+    mean, std
+        Of the training pictures' channels in [0, 1], 3 numbers each: the input is normalised by them inside the network
+        and the output turned back. Both or neither; as published, neither.
     """
 
     architecture = "msrresnet"
 
-    def __init__(self, blocks: int = 16, channels: int = 64) -> None:
+    def __init__(
+        self,
+        blocks: int = 16,
+        channels: int = 64,
+        dropout: float = 0.0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
-        self.settings = {"blocks": blocks, "channels": channels}
+        self.dropout = checked_dropout(dropout)
+        self.settings: dict[str, Any] = {"blocks": blocks, "channels": channels}
+        if dropout:  # settings name what is not the default, so that older checkpoints stay equal
+            self.settings["dropout"] = self.dropout
+        self.mean: Tensor | None
+        self.std: Tensor | None
+        # not persistent: the settings hold them
+        self.register_buffer("mean", _channels("mean", mean), persistent=False)
+        self.register_buffer("std", _channels("std", std), persistent=False)
+        if mean is not None or std is not None:
+            if mean is None or std is None:
+                raise ValueError("mean and std are given together")
+            if min(std) <= 0:
+                raise ValueError(f"std must be above 0, not {list(std)}")
+            self.settings |= {"mean": [float(value) for value in mean], "std": [float(value) for value in std]}
         self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
         self.trunk_net = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
         self.upsample1 = PixelShuffleConv(channels)
@@ -46,8 +76,22 @@ class MSRResNet(Network):
         return 1 + 2 * int(self.settings["blocks"]) + 1 + 1 + 1
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.mean is None or self.std is None:
+            return self._restored(x)
+        return self._restored((x - self.mean) * (1 / self.std)) * self.std + self.mean
+
+    def _restored(self, x: Tensor) -> Tensor:
         feature = self.trunk_net(F.leaky_relu(self.conv_first(x), SLOPE))
         feature = self.upsample1(feature, SLOPE)
         feature = self.upsample2(feature, SLOPE)
-        residual: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(feature), SLOPE))
+        feature = drop_channels(F.leaky_relu(self.conv_hr(feature), SLOPE), self.dropout, self.training)
+        residual: Tensor = self.conv_last(feature)
         return residual + F.interpolate(x, scale_factor=4, mode="bilinear", align_corners=False)
+
+
+def _channels(name: str, values: Sequence[float] | None) -> Tensor | None:
+    if values is None:
+        return None
+    if len(values) != 3:
+        raise ValueError(f"{name} takes 3 numbers, not {list(values)}")
+    return torch.tensor([float(value) for value in values]).view(1, 3, 1, 1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ from bfsr_edge.errors import BackendError, BfsrError, UsageError
 
 Batch = npt.NDArray[np.float32]
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEFAULT_TILE = 128
 CHANNELS = 3
 # rounding before the network may leave [0, 1] by this much; 0 to 255 instead of 0 to 1 leaves it by far more
@@ -29,14 +31,15 @@ class EngineInfo:
     model: str
     """The shipped name, or the file's name."""
     backend: str
-    """"openvino", "onnxruntime" or "torch"."""
+    """"openvino", "onnxruntime", "torch", "tensorrt" or "tensorrt-rtx"."""
     backend_version: str
     """The version of that package."""
     device: str
     """"cpu" or "cuda:N"."""
     precision: str
     """What the convolutions execute, read back and not what was asked: "fp32", "bf16", "fp16", or "fp32+int8" where a
-    quantized graph leaves some of them in floating point."""
+    quantized graph leaves some of them in floating point. For a plan of TensorRT it is what it was built with: the
+    types of its graph."""
     scale: int
     """Output pixels per input pixel, along each side."""
     stride: int
@@ -47,6 +50,8 @@ class EngineInfo:
     """Height and width of the input, in pixels."""
     sha256: str
     """Of the file that was loaded."""
+    batch: int = 0
+    """How many tiles an engine was tuned for at a time; 0 where it does not matter. Batches of any size run."""
 
 
 class Engine(ABC):
@@ -85,11 +90,14 @@ class Engine(ABC):
         except Exception as error:  # each library raises its own classes, several derive from Exception itself
             raise BackendError(
                 f"{self.info.backend} failed while running {self.info.model}",
-                why=(first_line(error), f"{len(batch)} tiles of {_by(self.info.tile)} do not fit into memory"),
+                why=(first_line(error), f"{len(batch)} tiles of {by(self.info.tile)} do not fit into memory"),
                 fix="try a smaller batch or tile, or another backend",
             ) from error
         self._check_output(batch, result)
         return result
+
+    def close(self) -> None:  # noqa: B027  # most backends have nothing to give back
+        """Give back what the engine holds on a GPU. Without it that happens when the engine is no longer referenced."""
 
     @abstractmethod
     def _infer(self, batch: Batch) -> Batch:
@@ -102,8 +110,8 @@ class Engine(ABC):
             raise UsageError(f"the batch must be a numpy array of float32, this is {dtype}")
         if batch.ndim != 4 or batch.shape[1:] != expected or len(batch) == 0:
             raise UsageError(
-                f"the batch must be N×{CHANNELS}×{_by(self.info.tile)}, this is {_by(batch.shape)}",
-                why=(f"{self.info.model} is loaded with tiles of {_by(self.info.tile)}",),
+                f"the batch must be N×{CHANNELS}×{by(self.info.tile)}, this is {by(batch.shape)}",
+                why=(f"{self.info.model} is loaded with tiles of {by(self.info.tile)}",),
                 fix="load the engine with tile= set to the size of your pictures",
             )
         # written so that a NaN passes here: it is found in the result and named for what it is
@@ -118,7 +126,7 @@ class Engine(ABC):
         expected = (len(batch), CHANNELS, height, width)
         if result.shape != expected:
             raise BackendError(
-                f"{self.info.model} gave {_by(result.shape)} instead of {_by(expected)}",
+                f"{self.info.model} gave {by(result.shape)} instead of {by(expected)}",
                 why=(f"the file says its scale is {self.info.scale}, the network does something else",),
                 fix="export the network again",
             )
@@ -168,11 +176,36 @@ def tile_size(tile: int | tuple[int, int] | None, stride: int, default: tuple[in
     if any(side <= 0 or side % stride for side in (height, width)):
         above = max(1, -(-max(height, width) // stride)) * stride
         raise UsageError(
-            f"a tile of {_by((height, width))} does not fit this network",
+            f"a tile of {by((height, width))} does not fit this network",
             why=(f"both sides must be positive multiples of its stride, {stride}",),
             fix=f"use a tile of {above}",
         )
     return height, width
+
+
+def to_uint8(batch: Batch, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+    """[0, 1] to 0 … 255, rounded, for networks that take 8 bits.
+
+    Raises
+    ------
+    BackendError
+        The batch holds NaN, which would become a black pixel without a word.
+    """
+    scaled = np.multiply(batch, np.float32(255), dtype=np.float32)
+    if np.isnan(scaled.min()):
+        broken = sum(bool(np.isnan(picture).any()) for picture in batch)
+        raise BackendError(f"NaN or Inf in {broken} of {len(batch)} tiles of the input, and this network takes 8 bits")
+    np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled)
+    result = np.empty(batch.shape, np.uint8) if out is None else out
+    result[...] = scaled
+    return result
+
+
+def from_uint8(values: npt.NDArray[Any]) -> Batch:
+    """0 … 255 to [0, 1]; float32 stays as it is. Always a new array, C-contiguous."""
+    if values.dtype == np.uint8:
+        return np.asarray(np.divide(values, np.float32(255), dtype=np.float32), order="C")
+    return np.array(values, dtype=np.float32, order="C")
 
 
 def first_line(error: BaseException) -> str:
@@ -183,5 +216,6 @@ def first_line(error: BaseException) -> str:
     return (told or lines or [type(error).__name__])[0]
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def by(shape: Sequence[int]) -> str:
+    """Sides as one says them: 128×128."""
     return "×".join(str(side) for side in shape)

@@ -34,6 +34,8 @@ class Graph:
     """From the metadata, else 0: not known."""
     tile: tuple[int, int]
     """Height and width."""
+    io: str = "float32"
+    """Type of input and output: "float32" in [0, 1], or "uint8" in 0 … 255."""
 
 
 def read_graph(model: Model, tile: int | tuple[int, int] | None) -> Graph:
@@ -54,7 +56,7 @@ def read_graph(model: Model, tile: int | tuple[int, int] | None) -> Graph:
         proto = onnx.load(model.path)
     except Exception as error:  # protobuf and onnx raise several classes
         raise _unusable(model, f"it cannot be parsed: {first_line(error)}") from error
-    source, sink = _ends(model, proto)
+    source, sink, io = _ends(model, proto)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     try:
         scale = int(metadata.get(PREFIX + "scale", 0)) or _scale_of(_sides(source), _sides(sink))
@@ -79,25 +81,30 @@ def read_graph(model: Model, tile: int | tuple[int, int] | None) -> Graph:
         stride=stride,
         receptive_field=receptive_field,
         tile=(height, width),
+        io=io,
     )
 
 
-def _ends(model: Model, proto: onnx.ModelProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
-    """The one input that is not a weight, and the one output; both float32 N×3×h×w as far as the file says."""
+def _ends(model: Model, proto: onnx.ModelProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto, str]:
+    """The one input that is not a weight, the one output, and their type; both N×3×h×w as far as the file says."""
     import onnx
 
+    types = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(proto.graph.output) != 1:
         raise _unusable(model, f"it has {len(inputs)} inputs and {len(proto.graph.output)} outputs instead of one each")
     for value in (inputs[0], proto.graph.output[0]):
         tensor = value.type.tensor_type
-        if tensor.elem_type != onnx.TensorProto.FLOAT:
-            raise _unusable(model, f"{value.name} is not float32")
+        if tensor.elem_type not in types:
+            raise _unusable(model, f"{value.name} is neither float32 nor uint8")
         channels = tensor.shape.dim[1].dim_value if len(tensor.shape.dim) == 4 else -1
         if channels not in (0, CHANNELS):
             raise _unusable(model, f"{value.name} is not N×{CHANNELS}×h×w")
-    return inputs[0], proto.graph.output[0]
+    io = {types[value.type.tensor_type.elem_type] for value in (inputs[0], proto.graph.output[0])}
+    if len(io) != 1:
+        raise _unusable(model, "one of its input and output is uint8, the other float32")
+    return inputs[0], proto.graph.output[0], io.pop()
 
 
 def _sides(value: onnx.ValueInfoProto) -> tuple[int, int]:

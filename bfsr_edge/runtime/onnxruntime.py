@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 
 from bfsr_edge.errors import BackendError, ModelError
 from bfsr_edge.runtime import base
@@ -26,9 +26,11 @@ class Engine(base.Engine):
         super().__init__(info)
         self._session = session
         self._input = session.get_inputs()[0].name
+        self._uint8 = session.get_inputs()[0].type == "tensor(uint8)"
 
     def _infer(self, batch: base.Batch) -> base.Batch:
-        return np.asarray(self._session.run(None, {self._input: batch})[0], dtype=np.float32)
+        given: npt.NDArray[Any] = base.to_uint8(batch) if self._uint8 else batch
+        return base.from_uint8(self._session.run(None, {self._input: given})[0])
 
 
 def load(
@@ -36,7 +38,7 @@ def load(
 ) -> Engine:
     """Open a session on an ONNX file; see ``bfsr_edge.runtime.load`` for the arguments and errors."""
     onnxruntime = base.require("onnxruntime", NAME, INSTALL)
-    if precision != "fp32":
+    if precision not in ("auto", "fp32"):
         raise BackendError(
             f"backend {NAME} executes what the graph says, and this one is float32: {precision} cannot be asked for",
             fix="use precision fp32, or --backend openvino or torch",

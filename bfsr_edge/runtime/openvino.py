@@ -1,13 +1,20 @@
-"""OpenVINO: the default on a CPU. Runs ONNX files, INT8 graphs with Q/DQ nodes included."""
+"""OpenVINO: the default on a CPU. Runs ONNX files, INT8 graphs with Q/DQ nodes included, and engines built for a CPU.
+
+Such an engine is an ONNX file with a sidecar. What OpenVINO compiles it to is kept in ``NAME.engine.cache`` beside it,
+or in the user's cache folder where that cannot be written; OpenVINO itself finds out whether it still fits the machine.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError, ModelError
-from bfsr_edge.runtime import base
+from bfsr_edge.errors import BackendError, ModelError, UsageError
+from bfsr_edge.runtime import base, machine, sidecar
 from bfsr_edge.runtime.graph import read_graph
 from bfsr_edge.weights import Model
 
@@ -19,30 +26,42 @@ ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 EXECUTED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
 LAYERS = ("Convolution", "Deconvolution")
 
+LOG = logging.getLogger("bfsr_edge.runtime.openvino")
+
 
 class Engine(base.Engine):
     """An OpenVINO compiled model and one infer request."""
 
-    def __init__(self, info: base.EngineInfo, compiled: Any) -> None:
+    def __init__(self, info: base.EngineInfo, compiled: Any, io: str) -> None:
         super().__init__(info)
         self._request = compiled.create_infer_request()
+        self._uint8 = io == "uint8"
 
     def _infer(self, batch: base.Batch) -> base.Batch:
+        given: npt.NDArray[Any] = base.to_uint8(batch) if self._uint8 else batch
         # the input is read in place; the output is copied, as the next run overwrites the request's own buffer
-        outputs = self._request.infer([batch], share_inputs=True, share_outputs=True)
-        return np.array(outputs[0], dtype=np.float32)
+        outputs = self._request.infer([given], share_inputs=True, share_outputs=True)
+        return base.from_uint8(outputs[0])
 
 
 def load(
     model: Model, *, device: str, tile: int | tuple[int, int] | None, precision: str, threads: int | None
 ) -> Engine:
-    """Compile an ONNX file; see ``bfsr_edge.runtime.load`` for the arguments and errors."""
+    """Compile an ONNX file or an engine; see ``bfsr_edge.runtime.load`` for the arguments and errors."""
     openvino = base.require("openvino", NAME, INSTALL)
     if device != "cpu":
         raise BackendError(
             f"backend {NAME} runs on cpu only, not on {device}",
             fix="use --device cpu, or --backend onnxruntime or torch for CUDA",
         )
+    version = openvino.__version__.split("-")[0]
+    cache = None
+    if model.kind == "engine":
+        described = _check_engine(model, version)
+        precision = _precision_of(described, model, precision)
+        cache = cache_folder(model.path)
+    elif precision == "auto":
+        precision = "fp32"
     graph = read_graph(model, tile)
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -51,6 +70,8 @@ def load(
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
+    if cache is not None:
+        settings["CACHE_DIR"] = str(cache)
     core = openvino.Core()
     try:
         compiled = core.compile_model(core.read_model(graph.content), "CPU", settings)
@@ -63,7 +84,7 @@ def load(
     info = base.EngineInfo(
         model=model.name,
         backend=NAME,
-        backend_version=openvino.__version__.split("-")[0],
+        backend_version=version,
         device=device,
         precision=_executed(compiled, precision),
         scale=graph.scale,
@@ -72,7 +93,40 @@ def load(
         tile=graph.tile,
         sha256=model.sha256,
     )
-    return Engine(info, compiled)
+    return Engine(info, compiled, graph.io)
+
+
+def cache_folder(engine: Path) -> Path | None:
+    """Where the compiled form of an engine is kept; ``None`` where nothing can be written, which costs time alone."""
+    for folder in (engine.with_name(f"{engine.name}.cache"), machine.cache_folder() / "openvino"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    LOG.info("%s is compiled anew each time: neither its folder nor the user's cache can be written", engine)
+    return None
+
+
+def _check_engine(model: Model, version: str) -> sidecar.Sidecar:
+    """The sidecar of an engine, checked before the engine is read."""
+    described = sidecar.read(model.path)
+    sidecar.check_plan(described, model)
+    for remark in sidecar.check_machine(described, model.path, sidecar.Here(NAME, version, cuda="", driver="")):
+        LOG.info("%s: %s", model.path.name, remark)
+    return described
+
+
+def _precision_of(described: sidecar.Sidecar, model: Model, asked: str) -> str:
+    """The floating-point precision that an engine was built for: what is not quantized runs in it."""
+    built = described.precision if described.precision in ELEMENT_TYPES else "fp32"
+    if asked not in ("auto", described.precision, built):
+        raise UsageError(
+            f"{model.path} was built for {described.precision}, and {asked} was asked for",
+            fix=f"leave --precision out, or build another: {described.rebuild}",
+        )
+    return built
 
 
 def _reason(error: RuntimeError) -> str:

@@ -51,6 +51,7 @@ def load(
 ) -> Engine:
     """Load a checkpoint; see ``bfsr_edge.runtime.load`` for the arguments and errors."""
     torch = base.require("torch", NAME, INSTALL)
+    precision = "fp32" if precision == "auto" else precision
     _check_device(torch, device)
     from bfsr_edge.models import load_checkpoint
 

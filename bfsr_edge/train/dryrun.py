@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 
@@ -9,12 +10,17 @@ import numpy as np
 import torch
 
 from bfsr_edge import degrade
+from bfsr_edge.errors import ModelError
 from bfsr_edge.models import gmacs, parameter_count
 from bfsr_edge.train import schedule
+from bfsr_edge.train.begin import new_training, picture_side, without_weights
+from bfsr_edge.train.compile import choose_compile, compile_in_place, compiling
 from bfsr_edge.train.devices import checked_device, choose_precision
-from bfsr_edge.train.loop import new_training, step
+from bfsr_edge.train.distributed import Place, check_batch
+from bfsr_edge.train.loop import step
 from bfsr_edge.train.pairs import worker_count
 from bfsr_edge.train.recipe import Recipe
+from bfsr_edge.train.state import Training
 
 STEPS = 3
 
@@ -28,23 +34,31 @@ def describe(recipe: Recipe, device: str) -> str:
         The device is not there.
     """
     place = checked_device(device)
-    training = new_training(recipe, place)
+    check_batch(recipe, Place())
+    training, missing = _trainable(recipe, place)
     network = training.network
     precision = choose_precision(recipe, place)
+    compiled, how = choose_compile(recipe, place)
     side = recipe.data.size // degrade.SCALE
-    seconds = _step_seconds(recipe, place)
     cost = gmacs(network, side, side)
+    if compiled:
+        compile_in_place(network)
+    seconds = _step_seconds(training, recipe, precision, place)
     lines = [
         f"recipe     {recipe.name}: {recipe.summary}",
         f"network    {recipe.network.architecture}, {parameter_count(network):,} parameters, "
         f"{cost:.2f} GMAC at {side}→{recipe.data.size}, receptive field ±{network.receptive_field} px",
-        f"batches    {recipe.batch} faces of {recipe.data.size} px, {recipe.iterations:,} iterations = "
+        *([f"begins     from {recipe.network.weights}"] if recipe.network.weights else []),
+        f"batches    {recipe.batch} faces of {recipe.data.size} px{_crop(recipe)}, {recipe.iterations:,} iterations = "
         f"{recipe.batch * recipe.iterations:,} faces, averaged weights {recipe.ema or 'off'}",
         f"variation  flip p {recipe.data.flip}, shifted crop p {recipe.data.shifted}, blind degradation",
+        *([f"augment    {_augment(recipe)}"] if _augment(recipe) else []),
         f"optimizer  {recipe.optimizer.name} {recipe.optimizer.rate:g}, {_schedule(recipe)}",
         f"loss       {_loss(recipe)}",
-        f"time       {seconds:.3g} s a step on {place} in {precision}: {_duration(seconds * recipe.iterations)}, "
-        f"validation not counted",
+        *_adversarial(recipe, training),
+        f"time       {seconds:.3g} s a step on {place} in {precision}, {how}: "
+        f"{_duration(seconds * recipe.iterations)}, validation not counted",
+        *([f"           without the perceptual loss, as here {missing}"] if missing else []),
     ]
     if place.type == "cpu":
         loader = _face_seconds(recipe) / worker_count(recipe) * recipe.batch
@@ -52,16 +66,29 @@ def describe(recipe: Recipe, device: str) -> str:
     return "\n".join(lines)
 
 
-def _step_seconds(recipe: Recipe, device: torch.device) -> float:
-    """Median seconds of a training step on random pictures, after one to warm up."""
-    training = new_training(recipe, device)
-    precision = choose_precision(recipe, device)
-    truth = torch.rand(recipe.batch, 3, recipe.data.size, recipe.data.size, device=device)
+def _trainable(recipe: Recipe, device: torch.device) -> tuple[Training, str]:
+    """What the recipe trains, with random weights; where VGG19 is missing without it, and why it is missing."""
+    recipe = without_weights(recipe)
+    try:
+        return new_training(recipe, device), ""
+    except ModelError as error:
+        if not recipe.adversarial.perceptual:
+            raise
+        rest = dataclasses.replace(recipe.adversarial, perceptual=0.0)
+        return new_training(dataclasses.replace(recipe, adversarial=rest), device), error.what
+
+
+def _step_seconds(training: Training, recipe: Recipe, precision: str, device: torch.device) -> float:
+    """Median seconds of a training step on random pictures, the discriminator's included, after one to warm up."""
+    side = picture_side(recipe)
+    truth = torch.rand(recipe.batch, 3, side, side, device=device)
     low = torch.nn.functional.avg_pool2d(truth, degrade.SCALE)
     times = []
     for _ in range(1 + STEPS):
         begin = time.perf_counter()
-        float(step(training, recipe, low, truth, precision))  # reading the loss waits for the device
+        with compiling():
+            losses = step(training, recipe, low, truth, precision)
+        sum(float(value) for value in losses.values())  # reading them waits for the device
         times.append(time.perf_counter() - begin)
     return statistics.median(times[1:])
 
@@ -82,11 +109,52 @@ def _schedule(recipe: Recipe) -> str:
     return f"{recipe.schedule.kind}, warm-up {recipe.schedule.warmup}: {ends}"
 
 
+def _crop(recipe: Recipe) -> str:
+    return f", of which squares of {recipe.data.crop} px are cut" if recipe.data.crop else ""
+
+
+def _augment(recipe: Recipe) -> str:
+    plan = recipe.augment
+    parts = {
+        f"rotation ±{plan.rotation_degrees:g}°": plan.rotation,
+        f"brightness ±{plan.brightness_range:.0%}": plan.brightness,
+        f"hue ±{plan.hue_range:g} of the circle": plan.hue,
+        f"jitter (brightness ±{plan.jitter_brightness:g}, contrast {_range(plan.jitter_contrast)}, saturation "
+        f"{_range(plan.jitter_saturation)}, hue ±{2 * plan.jitter_hue:g}°)": plan.jitter,
+        f"blend with weight {plan.blend_alpha:g} … 1": plan.blend,
+        "permuted channels": plan.permutation,
+        f"CutBlur of {plan.cutblur_alpha:g} of the side": plan.cutblur,
+    }
+    return ", ".join(f"{name} p {probability:g}" for name, probability in parts.items() if probability)
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:g} … {ends[1]:g}"
+
+
 def _loss(recipe: Recipe) -> str:
+    factor = "" if recipe.loss.weight == 1 else f"{recipe.loss.weight:g} × "
     if not recipe.loss.then:
-        return recipe.loss.first
+        return factor + recipe.loss.first
     switch = int(recipe.iterations * recipe.loss.switch)
-    return f"{recipe.loss.first}, then {recipe.loss.then} from iteration {switch:,}"
+    return f"{factor}{recipe.loss.first}, then {recipe.loss.then} from iteration {switch:,}"
+
+
+def _adversarial(recipe: Recipe, training: Training) -> list[str]:
+    """The terms beyond the pixel loss and the discriminator, one line each."""
+    plan = recipe.adversarial
+    weights = {
+        "GAN": plan.gan,
+        "perceptual (VGG19)": plan.perceptual,
+        "feature matching": plan.matching,
+        "focal frequency": plan.frequency,
+    }
+    lines = ["           + " + " + ".join(f"{weight:g} × {name}" for name, weight in weights.items() if weight)]
+    discriminator = training.adversary.discriminator if training.adversary else None
+    if discriminator is not None:
+        size = sum(weight.numel() for weight in discriminator.parameters())
+        lines.append(f"against    a discriminator of {size:,} parameters, {plan.rate:g} on the same schedule")
+    return lines if plan.used else []
 
 
 def _duration(seconds: float) -> str:

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from bfsr_edge.errors import TrainingError, UsageError
-from bfsr_edge.models import Network, create, load_checkpoint, parameter_count, save_checkpoint
-from bfsr_edge.train import schedule
-from bfsr_edge.train.devices import DTYPES, checked_device, choose_precision
-from bfsr_edge.train.faces import Face, find_faces
+from bfsr_edge.errors import TrainingError
+from bfsr_edge.models import save_checkpoint
+from bfsr_edge.train import disk, schedule
+from bfsr_edge.train.begin import (
+    begin,
+    begin_folder,
+    make_batches,
+    new_training,
+    own_workers,
+    say_left_out,
+    say_what_begins,
+    split_faces,
+)
+from bfsr_edge.train.compile import choose_compile, compile_in_place, compiling
+from bfsr_edge.train.devices import DTYPES, choose_precision
+from bfsr_edge.train.distributed import Processes, check_batch, joined, launched
 from bfsr_edge.train.interrupt import Interrupt
-from bfsr_edge.train.log import Log
+from bfsr_edge.train.log import BOARD_PICTURES, Log
 from bfsr_edge.train.losses import LOSSES
-from bfsr_edge.train.pairs import ALONE, Share, cpu_batches
-from bfsr_edge.train.recipe import CHALLENGE_PARAMETERS, Recipe
-from bfsr_edge.train.state import Training, load_state, save_state
-from bfsr_edge.train.validate import Pairs, given_pairs, made_pairs, score
-from bfsr_edge.weights import resolve
+from bfsr_edge.train.measure import Means, Stopwatch
+from bfsr_edge.train.recipe import Recipe
+from bfsr_edge.train.state import Training, random_state, save_state
+from bfsr_edge.train.validate import draw_faces, score
+
+__all__ = ["Outcome", "make_batches", "move_average", "new_training", "provenance", "step", "train"]
 
 
 @dataclass(frozen=True)
@@ -39,80 +49,10 @@ class Outcome:
     best: float
     """Best validation PSNR, in dB."""
     checkpoint: Path
-
-
-class Stopwatch:
-    """Seconds of training since the last lap, pauses left out."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-
-    def lap(self) -> float:
-        """Seconds since the last lap; starts the next."""
-        now = time.monotonic()
-        passed, self._since = now - self._since, now
-        return passed
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What happens inside does not count."""
-        begin = time.monotonic()
-        yield
-        self._since += time.monotonic() - begin
-
-
-def new_training(recipe: Recipe, device: torch.device) -> Training:
-    """Fresh weights from the recipe's seed, on ``device``; UsageError where they break the challenge's rules."""
-    torch.manual_seed(recipe.seed)
-    network = create(recipe.network.architecture, **recipe.network.settings)
-    size = parameter_count(network)
-    if recipe.challenge and size >= CHALLENGE_PARAMETERS:
-        raise UsageError(
-            f"recipe {recipe.name!r} keeps the challenge's rules, and its network has {size:,} parameters",
-            why=(f"the rules allow fewer than {CHALLENGE_PARAMETERS:,}",),
-            fix="make the network smaller, or take challenge = true out of the recipe",
-        )
-    if recipe.network.weights:
-        begin_from(recipe, network)
-    # the layout that convolutions want on GPUs and CPUs alike: a tenth of the step on AVX-512
-    network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not typed
-    average = copy.deepcopy(network).eval().requires_grad_(False)
-    plan = recipe.optimizer
-    kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.name]
-    optimizer = kind(network.parameters(), lr=plan.rate, betas=plan.betas, weight_decay=plan.weight_decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(recipe, device) == "fp16")
-    return Training(network, average, optimizer, scaler)
-
-
-def begin_from(recipe: Recipe, network: Network) -> None:
-    """Fill ``network`` from the recipe's checkpoint; UsageError where the rules or the shapes forbid it."""
-    path = recipe.network.weights
-    if recipe.challenge:
-        raise UsageError(
-            f"recipe {recipe.name!r} keeps the challenge's rules, which forbid to begin from {path}",
-            fix="take challenge = true out of the recipe, or network.weights",
-        )
-    given = load_checkpoint(resolve(path, kind="checkpoint").path)
-    if (given.architecture, given.settings) != (network.architecture, network.settings):
-        raise UsageError(
-            f"{path} is a {given.architecture} with {given.settings}, not the recipe's network",
-            fix=f"train that first, or make the recipe's network {network.architecture} with {network.settings} fit",
-        )
-    network.load_state_dict(given.state_dict())
-
-
-def split_faces(recipe: Recipe) -> tuple[list[Face], Pairs]:
-    """Training faces, and validation pairs that share no face with them."""
-    faces = find_faces(recipe.data.faces)
-    if recipe.data.val_lq or recipe.data.val_gt:
-        return faces, given_pairs(Path(recipe.data.val_lq), Path(recipe.data.val_gt))
-    kept = recipe.data.holdout
-    if len(faces) <= kept:
-        raise TrainingError(
-            f"{len(faces)} faces are too few: {kept} are held out for validation",
-            fix="give more faces, or pairs with --val-lq and --val-gt",
-        )
-    return faces[kept:], made_pairs(recipe, faces[:kept])
+    """The last weights."""
+    best_checkpoint: Path | None
+    """Those of the best PSNR. None in adversarial training, which makes pictures sharper and their PSNR worse: what is
+    best there is for the eye to say, and only the last weights are kept."""
 
 
 def train(
@@ -123,11 +63,16 @@ def train(
     max_minutes: float = math.inf,
     report: Callable[[Training, dict[str, float]], None] = lambda training, row: None,
     announce: Callable[[str], None] = lambda line: None,
+    skip_bad: bool = False,
+    restart: bool = False,
 ) -> Outcome:
     """Run ``recipe`` in the folder ``out``, from its resume state if there is one.
 
     Writes ``state.safetensors`` (to resume), ``last.safetensors`` and ``best.safetensors`` (averaged weights),
-    ``log.csv``, ``curves.png`` and TensorBoard's events.
+    ``log.csv``, ``curves.png``, ``faces.png`` and TensorBoard's events. A recipe with adversarial terms has no
+    ``best.safetensors``: they make pictures sharper and PSNR worse, so PSNR must not choose; it is recorded all the
+    same. Started by torchrun, this is one of several processes, and the first of them alone writes, reports and
+    announces.
 
     Parameters
     ----------
@@ -143,98 +88,151 @@ def train(
         Called after every step with the training and what was measured.
     announce
         Called with lines for the user.
+    skip_bad
+        Leave out faces that are no squares of the recipe's size, or have no readable header, instead of refusing them.
+    restart
+        Throw an earlier state away.
 
     Raises
     ------
     TrainingError, UsageError
-        Faces are missing or damaged, the resume state is another run's, or the loss is not a number any more.
+        Faces are missing or damaged, the resume state is another run's, the disk is full, or the loss is not a number
+        any more.
     """
     start = time.monotonic()
-    place = checked_device(device)
-    faces, pairs = split_faces(recipe)
-    training = new_training(recipe, place)
-    state = out / "state.safetensors"
-    if state.is_file():
-        load_state(state, training, recipe, len(faces))
-        announce(f"going on at iteration {training.iteration} of {recipe.iterations}")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-    precision = choose_precision(recipe, place)
-    announce(f"{len(faces)} faces; validation on {pairs.source}; {place} in {precision}")
-    spent_before = training.seconds
-    batches = make_batches(recipe, faces, training.iteration, place)
-
-    def seconds() -> float:
-        return spent_before + time.monotonic() - start
-
-    def save(total: Tensor) -> None:
-        _check_finite(total, training, state)
-        training.seconds = seconds()
-        save_state(state, training, recipe, len(faces))
-        save_checkpoint(out / "last.safetensors", training.average, provenance(recipe, training))
-
-    with Interrupt() as interrupt, contextlib.closing(Log(out, training.iteration)) as log:
-        total, logged, timer = torch.zeros((), device=place), training.iteration, Stopwatch()
-        while training.iteration < recipe.iterations:
-            low, truth = next(batches)
-            total += step(training, recipe, low, truth, precision)
-            training.iteration += 1
-            done = training.iteration
-            row: dict[str, float] = {}
-            if done % recipe.log_every == 0:
-                _check_finite(total, training, state)
-                row["rate"] = schedule.rate(recipe, done - 1)
-                steps = done - logged  # fewer than log_every behind a run that was stopped in between
-                row["loss"] = float(total) / steps
-                row["faces_per_second"] = steps * recipe.batch / timer.lap()
-                logged = done
-                total.zero_()
-            last = done == recipe.iterations
-            if done % recipe.validate_every == 0 or last:
-                with timer.paused():
-                    row["val_psnr"] = score(training.average, pairs, place)
-                if row["val_psnr"] > training.best:
-                    training.best = row["val_psnr"]
-                    training.seconds = seconds()
-                    save_checkpoint(out / "best.safetensors", training.average, provenance(recipe, training))
-            if row:
-                log.write(done, seconds(), row)
-            report(training, row)
-            stop = interrupt.asked or time.monotonic() - start > max_minutes * 60
-            if done % recipe.checkpoint_every == 0 or last or stop:
-                save(total)
-            if stop:
-                break
-    finished = training.iteration >= recipe.iterations
-    return Outcome(training.iteration, finished, training.best, out / "last.safetensors")
-
-
-def make_batches(
-    recipe: Recipe, faces: list[Face], start: int, device: torch.device, share: Share = ALONE
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches on ``device`` from iteration ``start`` on: (low quality, truth), both float32 in [0, 1].
-
-    The pipeline is the recipe's; ``auto`` is the batched one on a GPU and OpenCV on a CPU.
-    """
-    if recipe.data.pipeline == "device" or (recipe.data.pipeline == "auto" and device.type == "cuda"):
-        from bfsr_edge.train.device_pairs import device_batches
-
-        yield from device_batches(recipe, faces, start, device, share)
-        return
-    for low, truth in cpu_batches(recipe, faces, start, share):
-        yield (
-            low.to(device, non_blocking=True).float().div_(255),
-            truth.to(device, non_blocking=True).float().div_(255),
+    check_batch(recipe, launched())
+    with joined(device) as processes:
+        place, state = processes.device, out / "state.safetensors"
+        with processes.together():
+            if processes.first:
+                begin_folder(out, state, restart=restart)
+        with processes.together():
+            faces, pairs, bad = split_faces(recipe, skip_bad=skip_bad)
+            training = begin(recipe, state, len(faces), processes)
+            compiled, how = choose_compile(recipe, place)
+        if not processes.first:
+            report, announce = _say_nothing, _say_nothing
+        precision = choose_precision(recipe, place)
+        say_what_begins(
+            announce, recipe, training, faces, pairs, f"{place} in {precision}, {how}{_together(processes)}"
         )
+        if compiled:
+            compile_in_place(training.network)
+        training.parallel = processes.parallel(training.network)
+        if training.adversary and training.adversary.discriminator is not None:
+            training.adversary.discriminator = processes.parallel(training.adversary.discriminator)
+        spent_before, saved = training.seconds, training.iteration
+        batches = make_batches(own_workers(recipe, processes), faces, training.iteration, place, processes.share)
+        shown = _picture_iterations(recipe)
+
+        def seconds() -> float:
+            return spent_before + time.monotonic() - start
+
+        def validate(log: Log) -> float:
+            value, pictures = score(training.average, pairs, place)
+            done = training.iteration
+            log.picture(done, lambda side: draw_faces(pictures, done, side), on_board=done in shown)
+            if value > training.best:
+                training.best = value
+                training.seconds = seconds()
+                if not recipe.adversarial.used:
+                    save_checkpoint(out / "best.safetensors", training.average, provenance(recipe, training))
+            return value
+
+        def save(log: Log) -> None:
+            training.seconds = seconds()
+            log.sync()
+            save_state(state, training, recipe, len(faces), random)
+            save_checkpoint(out / "last.safetensors", training.average, provenance(recipe, training))
+
+        with Interrupt() as interrupt, contextlib.ExitStack() as stack:
+            log: Log | None = None  # of the first process only
+            with processes.together(), disk.writing(out, saved):
+                if processes.first:
+                    log = stack.enter_context(contextlib.closing(Log(out, training.iteration)))
+                    if bad:
+                        announce(say_left_out(out, bad))
+            means, logged, timer = Means(place), training.iteration, Stopwatch()
+            while training.iteration < recipe.iterations:
+                with processes.together():
+                    low, truth = next(batches)
+                with compiling():
+                    means.add(step(training, recipe, low, truth, precision))
+                training.iteration += 1
+                done = training.iteration
+                row: dict[str, float] = {}
+                if done % recipe.log_every == 0:
+                    losses = check_finite(means.over(processes), training, state)
+                    steps = done - logged  # fewer than log_every behind a run that was stopped in between
+                    row["rate"] = schedule.rate(recipe, done - 1)
+                    row |= losses
+                    row["faces_per_second"] = steps * recipe.batch / timer.lap()
+                    logged = done
+                    means.clear()
+                last = done == recipe.iterations
+                validated = done % recipe.validate_every == 0 or last
+                if validated:
+                    with timer.paused(), processes.together(), disk.writing(out, saved):
+                        if log:
+                            row["val_psnr"] = validate(log)
+                if row or validated:  # what all processes see alike: only the first has the score
+                    with processes.together(), disk.writing(out, saved):
+                        if log:
+                            log.write(done, seconds(), row)
+                report(training, row)
+                stop = processes.any(interrupt.asked or time.monotonic() - start > max_minutes * 60)
+                if done % recipe.checkpoint_every == 0 or last or stop:
+                    check_finite(means.over(processes), training, state)
+                    random = processes.gather(random_state(place))
+                    with processes.together(), disk.writing(out, saved):
+                        if log:
+                            save(log)
+                    saved = done
+                if stop:
+                    break
+    finished = training.iteration >= recipe.iterations
+    best = None if recipe.adversarial.used else out / "best.safetensors"
+    return Outcome(training.iteration, finished, training.best, out / "last.safetensors", best)
 
 
-def step(training: Training, recipe: Recipe, low: Tensor, truth: Tensor, precision: str) -> Tensor:
-    """One optimizer step; returns the loss, still on the device, so that nothing waits for it."""
+def _say_nothing(*_what: object) -> None:
+    """What a process that is not the first reports and announces."""
+
+
+def _together(processes: Processes) -> str:
+    world = processes.place.world
+    return f"; {world} processes" if world > 1 else ""
+
+
+def _picture_iterations(recipe: Recipe) -> set[int]:
+    """The validations whose pictures TensorBoard gets: the first, the last, and evenly between."""
+    every = recipe.validate_every
+    count = math.ceil(recipe.iterations / every)
+    stride = math.ceil(count / BOARD_PICTURES)
+    return {every * number for number in range(1, count, stride)} | {recipe.iterations}
+
+
+def step(training: Training, recipe: Recipe, low: Tensor, truth: Tensor, precision: str) -> dict[str, Tensor]:
+    """One optimizer step of the network, and in adversarial training then one of the discriminator.
+
+    Returns
+    -------
+    dict
+        Losses by name, still on the device, so that nothing waits for it. ``loss`` is what the network minimised; with
+        adversarial terms also its parts, ``pixel`` and the weighted terms, and what the ``discriminator`` minimised.
+    """
+    adversary = training.adversary
     for group in training.optimizer.param_groups:
         group["lr"] = schedule.rate(recipe, training.iteration)
+    network = training.network if training.parallel is None else training.parallel
     with torch.autocast(low.device.type, DTYPES[precision], enabled=precision != "fp32"):
-        prediction = training.network(low.contiguous(memory_format=torch.channels_last))
-    loss = LOSSES[schedule.loss_name(recipe, training.iteration)](prediction.float(), truth)
+        prediction = network(low.contiguous(memory_format=torch.channels_last))
+    prediction = prediction.float()
+    # gradients take their layout from it: else the last convolution's backward pass begins with a transposition
+    truth = truth.contiguous(memory_format=torch.channels_last)
+    pixel = LOSSES[schedule.loss_name(recipe, training.iteration)](prediction, truth) * recipe.loss.weight
+    terms = {} if adversary is None else {"pixel": pixel, **adversary.generator_loss(prediction, truth)}
+    loss = pixel if adversary is None else torch.stack(list(terms.values())).sum()
     training.optimizer.zero_grad(set_to_none=True)
     scaler = training.scaler
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -244,7 +242,15 @@ def step(training: Training, recipe: Recipe, low: Tensor, truth: Tensor, precisi
     scaler.step(training.optimizer)
     scaler.update()
     move_average(training, recipe)
-    return loss.detach()
+    if adversary is not None and adversary.optimizer is not None:
+        for group in adversary.optimizer.param_groups:
+            group["lr"] = schedule.discriminator_rate(recipe, training.iteration)
+        judged = adversary.discriminator_loss(prediction.detach(), truth)
+        adversary.optimizer.zero_grad(set_to_none=True)
+        judged.backward()  # type: ignore[no-untyped-call]
+        adversary.optimizer.step()
+        terms["discriminator"] = judged
+    return {name: value.detach() for name, value in {"loss": loss, **terms}.items()}
 
 
 def move_average(training: Training, recipe: Recipe) -> None:
@@ -265,10 +271,23 @@ def provenance(recipe: Recipe, training: Training) -> dict[str, str]:
     }
 
 
-def _check_finite(loss: Tensor, training: Training, state: Path) -> None:
-    if not bool(torch.isfinite(loss)):
+def check_finite(losses: dict[str, float], training: Training, state: Path) -> dict[str, float]:
+    """The losses, if they and the weights are numbers: called before anything is written that a run goes on from.
+
+    Raises
+    ------
+    TrainingError
+        One is not; it is named.
+    """
+    bad = [name for name, value in losses.items() if not math.isfinite(value)]
+    finite = [torch.isfinite(weights).all() for weights in training.network.parameters()]
+    if not bad and not bool(torch.stack(finite).all()):
+        bad = ["weights"]
+    if bad:
+        kept = f"the last good state is {state}" if state.is_file() else "nothing was saved yet"
         raise TrainingError(
-            f"the loss stopped being a number before iteration {training.iteration}",
+            f"the {bad[0]} stopped being a number before iteration {training.iteration}",
             why=("the learning rate is too high", "fp16 overflowed"),
-            fix=f"lower optimizer.rate or set precision = 'bf16'; the last good state is {state}",
+            fix=f"lower optimizer.rate or set precision = 'bf16'; {kept}",
         )
+    return losses

@@ -1,4 +1,4 @@
-"""Pixel losses: prediction and truth N×3×H×W in [0, 1] to one number."""
+"""Losses without weights of their own: prediction and truth N×3×H×W in [0, 1] to one number."""
 
 from __future__ import annotations
 
@@ -22,9 +22,24 @@ def psnr_loss(prediction: Tensor, truth: Tensor) -> Tensor:
     return torch.log10(error).mean()
 
 
+def focal_frequency(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Focal frequency loss (Jiang et al. 2021, arXiv 2012.12821), α = 1, each picture as one patch.
+
+    Mean over all frequencies of ``w · |D|²``, where D is the orthonormal Fourier transform of the difference and
+    ``w = |D| / max |D|`` of the same picture and channel: what is furthest off counts most. No gradient goes into w.
+    """
+    spectrum = torch.fft.fft2(prediction.float() - truth.float(), norm="ortho")
+    power = spectrum.real**2 + spectrum.imag**2  # not abs(): its gradient at 0 would be NaN when multiplied out
+    size = power.detach().sqrt()
+    weight = size / size.amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(size.dtype).tiny)
+    mean: Tensor = (weight * power).mean()
+    return mean
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": F.l1_loss,
     "mse": F.mse_loss,
     "charbonnier": charbonnier,
     "psnr": psnr_loss,
 }
+"""The pixel losses of a recipe's ``loss.first`` and ``loss.then``."""

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bfsr_edge import degrade
-from bfsr_edge.train.faces import Face, decode_face
+from bfsr_edge.faceset import Face, decode_face
+from bfsr_edge.train import augment
 from bfsr_edge.train.recipe import Recipe
 
 Byte = NDArray[np.uint8]
@@ -44,6 +45,7 @@ class Draw:
     """Index in the list of faces."""
     move: Move
     degradation: degrade.Degradation
+    variation: augment.Variation
 
 
 def draw(recipe: Recipe, count: int, number: int) -> Draw:
@@ -57,7 +59,7 @@ def draw(recipe: Recipe, count: int, number: int) -> Draw:
     shift = rng.integers(-half, half, size=2, endpoint=True)
     reduce = rng.uniform(0.5, 1.0) if rng.uniform() < 0.5 else 1.0
     move = Move(flip, (int(shift[0]), int(shift[1])), float(reduce)) if moved else Move(flip, (0, 0), 1.0)
-    return Draw(int(order[place]), move, degrade.draw(rng))
+    return Draw(int(order[place]), move, degrade.draw(rng), augment.draw(recipe, number))
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ class FacePairs(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         drawn = draw(self.recipe, len(self.faces), number)
         truth = apply_move(decode_face(self.faces[drawn.face], self.recipe.data.size), drawn.move)
+        truth = augment.before(truth, drawn.variation)
         low = degrade.apply(truth, drawn.degradation, eight_bit_resize=self.recipe.data.eight_bit_resize)
+        low, truth = augment.behind(low, truth, drawn.variation)
         return _planes(low), _planes(truth)
 
 

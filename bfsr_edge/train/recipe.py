@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from bfsr_edge.errors import UsageError
 
@@ -216,7 +216,7 @@ class Recipe:
     ema: float = 0.999
     """Decay of the averaged weights, which are what is validated and kept; 0: none."""
     precision: str = "auto"
-    """``fp32``, ``bf16``, ``fp16`` or ``auto``: bf16 where the device multiplies it in hardware tiles, else fp32."""
+    """``fp32``, ``bf16``, ``fp16`` or ``auto``: bf16 where the device's hardware multiplies it, else fp32."""
     compile: str = "auto"
     """torch.compile: ``on``, ``off`` or ``auto``, which means on for a GPU with a compiler at hand."""
     seed: int = 0
@@ -229,33 +229,56 @@ class Recipe:
     """Iterations between rows of log.csv."""
 
     def __post_init__(self) -> None:
+        plan, augment = self.schedule, self.augment
+        cycles = len(plan.periods)
         checks = {
             "iterations": self.iterations >= 1,
             "batch": self.batch >= 1,
             "ema": 0 <= self.ema < 1,
+            "seed (at least 0)": self.seed >= 0,
+            "data.holdout (at least 1 where no pairs are given)": self.data.holdout >= 1
+            or bool(self.data.val_lq or self.data.val_gt),
+            "data.workers (at least -1)": self.data.workers >= -1,
             "data.size (a multiple of 64)": self.data.size >= 64 and self.data.size % 64 == 0,
             "data.flip": 0 <= self.data.flip <= 1,
             "data.shifted": 0 <= self.data.shifted <= 1,
             "data.crop (a multiple of 4, at most data.size)": 0 <= self.data.crop <= self.data.size
             and self.data.crop % 4 == 0,
             "augment (probabilities in 0 … 1)": all(
-                0 <= getattr(self.augment, name) <= 1
+                0 <= getattr(augment, name) <= 1
                 for name in ("rotation", "brightness", "hue", "jitter", "blend", "permutation", "cutblur")
             ),
+            "augment.rotation_degrees (0 … 180)": 0 <= augment.rotation_degrees <= 180,
+            "augment.brightness_range (0 … 1)": 0 <= augment.brightness_range <= 1,
+            "augment.hue_range (0 … 0.5)": 0 <= augment.hue_range <= 0.5,
+            "augment.jitter_contrast (smallest, largest)": _ordered(augment.jitter_contrast),
+            "augment.jitter_saturation (smallest, largest)": _ordered(augment.jitter_saturation),
+            "augment.blend_alpha (0 … 1)": 0 <= augment.blend_alpha <= 1,
+            "augment.cutblur_alpha (0 … 1)": 0 <= augment.cutblur_alpha <= 1,
             "adversarial (weights of at least 0)": min(
                 self.adversarial.gan, self.adversarial.perceptual, self.adversarial.matching, self.adversarial.frequency
             )
             >= 0,
             "adversarial.matching (needs adversarial.gan)": not self.adversarial.matching or self.adversarial.gan > 0,
+            "adversarial.channels (at least 1)": self.adversarial.channels >= 1,
+            "adversarial.rate": self.adversarial.rate > 0,
             "compile": self.compile in ("auto", "on", "off"),
             "optimizer.rate": self.optimizer.rate > 0,
             "optimizer.name": self.optimizer.name in ("adam", "adamw"),
-            "schedule.kind": self.schedule.kind in ("flat-cosine", "cosine-restarts", "multistep"),
-            "schedule.periods": self.schedule.kind != "cosine-restarts" or len(self.schedule.periods) > 0,
-            "schedule.milestones": self.schedule.kind != "multistep" or len(self.schedule.milestones) > 0,
-            "schedule.decay": 0 <= self.schedule.decay <= 1,
+            "optimizer.betas (in 0 … 1, below 1)": all(0 <= beta < 1 for beta in self.optimizer.betas),
+            "optimizer.weight_decay and clip (at least 0)": min(self.optimizer.weight_decay, self.optimizer.clip) >= 0,
+            "schedule.kind": plan.kind in ("flat-cosine", "cosine-restarts", "multistep"),
+            "schedule.warmup (at least 0)": plan.warmup >= 0,
+            "schedule.periods": plan.kind != "cosine-restarts" or (cycles > 0 and min(plan.periods) >= 1),
+            "schedule.peaks (one for each period)": len(plan.peaks) in (0, cycles),
+            "schedule.minima (one for each period)": len(plan.minima) in (0, cycles),
+            "schedule.milestones": plan.kind != "multistep" or len(plan.milestones) > 0,
+            "schedule.decay": 0 <= plan.decay <= 1,
             "loss.first": self.loss.first in LOSSES,
             "loss.then": self.loss.then in ("", *LOSSES),
+            "loss.switch (0 … 1)": 0 <= self.loss.switch <= 1,
+            "loss.weight (at least 0)": self.loss.weight >= 0,
+            "loss.weight (above 0 where there is no other term)": self.loss.weight > 0 or self.adversarial.used,
             "precision": self.precision in ("auto", "fp32", "bf16", "fp16"),
             "data.pipeline": self.data.pipeline in ("auto", "cpu", "device"),
             "validate_every, checkpoint_every and log_every": min(
@@ -272,6 +295,10 @@ class Recipe:
 
 
 LOSSES = ("l1", "mse", "charbonnier", "psnr")
+
+
+def _ordered(ends: tuple[float, float]) -> bool:
+    return 0 <= ends[0] <= ends[1]
 
 
 def from_mapping(kind: type[T], values: dict[str, Any], where: str) -> T:
@@ -294,8 +321,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = getattr(hint, "__origin__", hint)
     if origin is tuple:
         value = [value] if isinstance(value, str) else value
+        inner = get_args(hint)  # of one kind and any number, or one kind for each place
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis and isinstance(value, list) else inner
+        if isinstance(value, list) and len(value) == len(kinds):
+            return tuple(_convert(kind, item, where) for kind, item in zip(kinds, value, strict=True))
         if isinstance(value, list):
-            return tuple(value)
+            raise UsageError(f"{where}: {value!r} has {len(value)} values, not {len(kinds)}")
     elif origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     elif isinstance(value, origin) and (origin is bool or not isinstance(value, bool)):
@@ -328,6 +359,24 @@ def read_toml(path: Path) -> dict[str, Any]:
             return values
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as TOML", why=(str(error),)) from error
+
+
+def read_setting(text: str) -> dict[str, Any]:
+    """A table from ``KEY=VALUE``, the key with dots: ``loss.weight=0.5``. A value that is no TOML is a text.
+
+    Raises
+    ------
+    UsageError
+        There is no ``=``, or the key is none.
+    """
+    key, marked, value = text.partition("=")
+    for written in (value, f'"{value}"'):
+        try:
+            if marked:
+                return dict(tomllib.loads(f"{key} = {written}"))
+        except tomllib.TOMLDecodeError:
+            continue
+    raise UsageError(f"--set {text} is not KEY=VALUE", fix="as in --set loss.weight=0.5 --set loss.first=l1")
 
 
 def load_recipe(path: Path | None, *overlays: dict[str, Any]) -> Recipe:

@@ -32,6 +32,11 @@ def rate(recipe: Recipe, iteration: int) -> float:
     raise AssertionError("a recipe with cosine-restarts has at least one period")
 
 
+def discriminator_rate(recipe: Recipe, iteration: int) -> float:
+    """The discriminator's learning rate of step ``iteration``: the generator's, scaled to its own peak."""
+    return rate(recipe, iteration) * recipe.adversarial.rate / recipe.optimizer.rate
+
+
 def _cosine(top: float, bottom: float, done: float) -> float:
     return bottom + (top - bottom) * 0.5 * (1 + math.cos(math.pi * done))
 

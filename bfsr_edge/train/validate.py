@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from bfsr_edge import degrade
 from bfsr_edge.errors import UsageError
+from bfsr_edge.faceset import SUFFIXES, Face, decode_face
 from bfsr_edge.metrics import psnr
 from bfsr_edge.models import Network
-from bfsr_edge.train.faces import SUFFIXES, Face, decode_face
+from bfsr_edge.sheet import Row, draw
 from bfsr_edge.train.recipe import Recipe
 
 Byte = NDArray[np.uint8]
@@ -75,12 +76,37 @@ def made_pairs(recipe: Recipe, faces: Sequence[Face]) -> Pairs:
     return Pairs(low, truth, f"{len(truth)} held-out faces")
 
 
-def score(network: Network, pairs: Pairs, device: torch.device) -> float:
-    """Mean over images of PSNR in dB: RGB, 8-bit after rounding and clipping, whole image."""
+SHOWN = 4
+"""Pictures that a person is shown of each validation."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One validation picture, RGB uint8, with its PSNR in dB."""
+
+    low: Byte
+    result: Byte
+    truth: Byte
+    psnr: float
+
+
+def score(network: Network, pairs: Pairs, device: torch.device) -> tuple[float, list[Shown]]:
+    """Mean over images of PSNR in dB (RGB, 8-bit after rounding and clipping, whole image), and the first few."""
     total = 0.0
+    shown: list[Shown] = []
     for low, truth in zip(pairs.low, pairs.truth, strict=True):
-        total += psnr(predict(network, low, device), truth)
-    return total / len(pairs.low)
+        result = predict(network, low, device)
+        value = psnr(result, truth)
+        total += value
+        if len(shown) < SHOWN:
+            shown.append(Shown(low, result, truth, value))
+    return total / len(pairs.low), shown
+
+
+def draw_faces(shown: Sequence[Shown], iteration: int, side: int) -> Byte:
+    """A sheet of input, result and truth with the PSNR of each, RGB; ``side`` is that of a picture in it."""
+    rows = [Row(f"{p.psnr:.2f} dB at iteration {iteration}", (p.low, p.result, p.truth)) for p in shown]
+    return draw(("input", "result", "truth"), rows, side)
 
 
 def predict(network: Network, low: Byte, device: torch.device) -> Byte:

@@ -33,6 +33,8 @@ KINDS = {
     ".plan": "engine",
 }
 SHIPPED_KINDS = ("onnx", "checkpoint")
+CALIBRATION = "calibration"
+"""What turns a shipped ONNX into INT8; no model by itself, so it is found only by asking for it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class ModelEntry:
     gmacs: float
     """10⁹ multiply-accumulates for one 128×128 input."""
     files: Mapping[str, ShippedFile]
-    """Kind ("checkpoint" or "onnx") to file."""
+    """Kind ("checkpoint", "onnx" or "calibration") to file."""
     scores: Mapping[str, float]
     """What it reached, such as ``val_psnr`` in dB; the model card says on which pictures."""
     licence: str
@@ -76,7 +78,7 @@ class Model:
     path: Path
     """The file."""
     kind: str
-    """"checkpoint", "onnx" or "engine"."""
+    """"checkpoint", "onnx", "engine" or "calibration"."""
     sha256: str
     """The hash of the file's content."""
 
@@ -156,7 +158,7 @@ def _entry(entry: Mapping[str, Any]) -> ModelEntry:
     files = {
         kind: ShippedFile(FOLDER / file["path"], file["sha256"])
         for kind, file in entry["files"].items()
-        if kind in SHIPPED_KINDS
+        if kind in (*SHIPPED_KINDS, CALIBRATION)
     }
     return ModelEntry(
         name=entry["name"],
@@ -172,6 +174,11 @@ def _entry(entry: Mapping[str, Any]) -> ModelEntry:
 
 def _shipped(entry: ModelEntry, kind: str | None) -> Model:
     wanted = [kind] if kind else [kind for kind in SHIPPED_KINDS if kind in entry.files]
+    if kind == CALIBRATION and kind not in entry.files:
+        raise ModelError(
+            f"the shipped model {entry.name!r} has no calibration",
+            fix=f"make one: bfsr-edge calibrate --model {entry.name} --faces DIR",
+        )
     if not wanted or wanted[0] not in entry.files:
         raise ModelError(
             f"the shipped model {entry.name!r} has no {kind or 'file'}",

@@ -1,7 +1,8 @@
-"""The networks: sizes, costs, receptive fields, and what EdgeUNet's skip begins as."""
+"""The networks: sizes, costs, receptive fields, what EdgeUNet's skip begins as, dropout and normalisation."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bfsr_edge.errors import ModelError
-from bfsr_edge.models import ARCHITECTURES, create, gmacs, parameter_count
+from bfsr_edge.models import ARCHITECTURES, Network, create, gmacs, load_checkpoint, parameter_count, save_checkpoint
 from bfsr_edge.models.edge_unet import bicubic_kernel
 from bfsr_edge.resources import find_toml
 from bfsr_edge.train.recipe import load_recipe
@@ -98,3 +99,84 @@ def test_unknown_names_and_settings_are_refused() -> None:
         create("msrresnet", depth=3)
     with pytest.raises(ModelError, match="cannot be built"):
         create("edge-unet", widths=[8, 8], encoder=[1], decoder=[1])
+
+
+MEAN, STD = [0.5, 0.4, 0.3], [0.3, 0.25, 0.2]
+
+
+def seeded(architecture: str, **settings: Any) -> Network:
+    torch.manual_seed(3)
+    return create(architecture, **SMALL[architecture], **settings)
+
+
+@pytest.mark.parametrize("architecture", ["msrresnet", "edsr"])
+def test_defaults_are_left_out_of_the_settings(architecture: str) -> None:
+    """So older checkpoints and those of today have equal settings."""
+    assert seeded(architecture).settings == seeded(architecture, dropout=0.0).settings == SMALL[architecture]
+    assert seeded(architecture, dropout=0.1).settings == SMALL[architecture] | {"dropout": 0.1}
+
+
+@pytest.mark.parametrize("architecture", ["msrresnet", "edsr"])
+def test_dropout_leaves_out_whole_channels_in_training_only(architecture: str) -> None:
+    x = torch.rand(4, 3, 8, 8)
+    plain, dropped = seeded(architecture).eval(), seeded(architecture, dropout=0.5)
+    assert parameter_count(dropped) == parameter_count(plain)
+    seen: list[torch.Tensor] = []
+    last: Any = dropped.conv_last
+    last.register_forward_hook(lambda _layer, inputs, _output: seen.append(inputs[0]))
+    with torch.no_grad():
+        assert torch.equal(dropped.eval()(x), plain(x))
+        torch.manual_seed(0)
+        first = dropped.train()(x)
+        torch.manual_seed(0)
+        assert torch.equal(dropped(x), first), "from torch's global generator, which a resume state holds"
+        assert not torch.equal(dropped(x), first)
+    whole, some = seen[0], seen[1]
+    gone = (some == 0).all(dim=(2, 3))
+    assert 0.25 < float(gone.float().mean()) < 0.75
+    kept = ~gone[:, :, None, None].expand_as(some)
+    torch.testing.assert_close(some[kept], 2 * whole[kept])
+
+
+def test_a_normalised_network_is_the_plain_one_on_normalised_pictures(tmp_path: Path) -> None:
+    plain, normalised = seeded("msrresnet").eval(), seeded("msrresnet", mean=MEAN, std=STD).eval()
+    assert parameter_count(normalised) == parameter_count(plain)
+    assert normalised.state_dict().keys() == plain.state_dict().keys()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    x = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(normalised(x), plain((x - mean) / std) * std + mean)
+        save_checkpoint(tmp_path / "it.safetensors", normalised)
+        again = load_checkpoint(tmp_path / "it.safetensors")
+        assert torch.equal(again(x), normalised(x))
+    assert again.settings == SMALL["msrresnet"] | {"mean": MEAN, "std": STD}
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for wrong in (
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"mean": MEAN},
+        {"std": STD},
+        {"mean": MEAN[:2], "std": STD},
+        {"mean": MEAN, "std": [0.1, 0.0, 0.1]},
+    ):
+        with pytest.raises(ModelError, match="cannot be built"):
+            create("msrresnet", **wrong)
+    with pytest.raises(ModelError, match="cannot be built"):
+        create("edsr", dropout=1.5)
+
+
+@pytest.mark.parametrize("architecture", ["msrresnet", "edsr"])
+def test_a_network_with_dropout_and_normalisation_exports(architecture: str, tmp_path: Path) -> None:
+    """export itself compares the graph with torch in both backends, at two tiles."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from bfsr_edge.export import export
+
+    settings = {"dropout": 0.5} | ({"mean": MEAN, "std": STD} if architecture == "msrresnet" else {})
+    save_checkpoint(tmp_path / "it.safetensors", seeded(architecture, **settings))
+    done = export(tmp_path / "it.safetensors", tmp_path / "it.onnx", tile=(32, 48))
+    assert max(done.errors.values()) < 0.01
+    graph = onnx.load(done.path).graph
+    assert {"Dropout", "Div"}.isdisjoint(node.op_type for node in graph.node)

@@ -60,7 +60,7 @@ def test_free_sides_default_to_128(write: Write) -> None:
         ({"metadata": {"bfsr_edge.scale": "four"}}, "metadata are not numbers"),
         ({"metadata": {"bfsr_edge.scale": "-4"}}, "say by how much it enlarges"),
         ({"metadata": {"bfsr_edge.scale": "4", "bfsr_edge.stride": "0"}}, "say by how much it enlarges"),
-        ({"element_type": onnx.TensorProto.FLOAT16}, "input is not float32"),
+        ({"element_type": onnx.TensorProto.FLOAT16}, "input is neither float32 nor uint8"),
         ({"shape": ("N", 1, 16, 24)}, "input is not N×3×h×w"),
     ],
 )

@@ -20,16 +20,22 @@ import torch
 from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]  # not typed
+    EventAccumulator,
+)
 
 from bfsr_edge.cli import main
 from bfsr_edge.errors import TrainingError, UsageError
-from bfsr_edge.models import load_checkpoint, read_header
+from bfsr_edge.models import create, load_checkpoint, read_header, save_checkpoint
 from bfsr_edge.resources import find_toml, list_tomls
+from bfsr_edge.train.compile import choose_compile
 from bfsr_edge.train.devices import choose_precision
-from bfsr_edge.train.loop import train
-from bfsr_edge.train.recipe import Data, Network, Optimizer, load_recipe
+from bfsr_edge.train.interrupt import Interrupt
+from bfsr_edge.train.loop import new_training, train
+from bfsr_edge.train.recipe import Adversarial, Data, Network, Optimizer, Recipe, load_recipe
 from bfsr_edge.train.state import Training
 from tests.train.helpers import SIZE, make_faces, tiny_recipe
+from tests.train.vgg import make_vgg
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,7 @@ def test_a_run_leaves_log_checkpoints_and_state(faces: Path, tmp_path: Path) -> 
         "best.safetensors",
         "curves.png",
         "events",
+        "faces.png",
         "last.safetensors",
         "log.csv",
         "state.safetensors",
@@ -81,10 +88,27 @@ def test_training_learns_one_face_by_heart(tmp_path: Path) -> None:
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
 
 
-@pytest.mark.parametrize("pipeline", ["cpu", "device"])
-def test_interrupted_and_resumed_ends_with_the_same_weights(faces: Path, tmp_path: Path, pipeline: str) -> None:
+def varied(faces: Path, tmp_path: Path, how: str) -> Recipe:
+    """The tiny recipe with something more that the next step depends on."""
     recipe = tiny_recipe(faces)
-    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, pipeline=pipeline))
+    if how == "device":
+        return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, pipeline="device"))
+    if how == "gan":
+        terms = Adversarial(gan=5e-3, perceptual=1.0, matching=0.1, frequency=1.0, channels=2)
+        return dataclasses.replace(
+            recipe,
+            adversarial=dataclasses.replace(terms, perceptual_file=str(make_vgg(tmp_path))),
+            data=dataclasses.replace(recipe.data, crop=32),
+            network=Network("msrresnet", {"blocks": 1, "channels": 8}),
+        )
+    if how == "dropout":
+        return dataclasses.replace(recipe, network=Network("msrresnet", {"blocks": 1, "channels": 8, "dropout": 0.5}))
+    return dataclasses.replace(recipe, precision="fp16" if how == "fp16" else "fp32")
+
+
+@pytest.mark.parametrize("how", ["cpu", "device", "gan", "dropout", "fp16"])
+def test_interrupted_and_resumed_ends_with_the_same_weights(faces: Path, tmp_path: Path, how: str) -> None:
+    recipe = varied(faces, tmp_path, how)
     whole = train(recipe, tmp_path / "whole")
 
     class Stop(Exception):
@@ -100,9 +124,45 @@ def test_interrupted_and_resumed_ends_with_the_same_weights(faces: Path, tmp_pat
     parts = train(recipe, tmp_path / "parts", announce=said.append)
     assert "going on at iteration 4 of 6" in said
     assert same_weights(whole.checkpoint, parts.checkpoint)
-    assert same_weights(tmp_path / "whole" / "state.safetensors", tmp_path / "parts" / "state.safetensors")
-    strip = [{k: r[k] for k in ("iteration", "rate", "loss", "val_psnr")} for r in rows(tmp_path / "parts")]
-    assert strip == [{k: r[k] for k in ("iteration", "rate", "loss", "val_psnr")} for r in rows(tmp_path / "whole")]
+    states = [tmp_path / run / "state.safetensors" for run in ("whole", "parts")]
+    assert same_weights(*states)
+    scalers = [json.loads(header_of(state)["scaler"]) for state in states]
+    assert scalers[0] == scalers[1]
+    assert scalers[0].get("_growth_tracker") == (6 if how == "fp16" else None)
+    assert any(name.endswith(".running_mean") for name in load_file(states[0])) is (how == "gan")
+    strip = [{k: v for k, v in r.items() if k not in ("seconds", "faces_per_second")} for r in rows(tmp_path / "parts")]
+    assert strip == [{k: r[k] for k in strip[0]} for r in rows(tmp_path / "whole")]
+
+
+def header_of(state: Path) -> dict[str, str]:
+    with safe_open(state, framework="pt") as file:
+        return dict(file.metadata())
+
+
+def test_adversarial_training_moves_both_logs_every_term_and_names_no_best(faces: Path, tmp_path: Path) -> None:
+    recipe = varied(faces, tmp_path, "gan")
+    outcome = train(recipe, tmp_path / "run")
+    assert outcome.best_checkpoint is None
+    assert outcome.best > 5, "PSNR is recorded all the same"
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+    row = rows(tmp_path / "run")[-1]
+    terms = {name: float(row[name]) for name in ("pixel", "gan", "perceptual", "matching", "frequency")}
+    assert float(row["loss"]) == pytest.approx(sum(terms.values()), rel=1e-4)
+    assert all(value > 0 for value in terms.values())
+    assert float(row["discriminator"]) > 0
+    state = load_file(tmp_path / "run" / "state.safetensors")
+    fresh = new_training(recipe, torch.device("cpu"))
+    assert fresh.adversary is not None
+    assert fresh.adversary.discriminator is not None
+    for name, weights in fresh.adversary.discriminator.named_parameters():
+        assert not torch.equal(weights, state[f"discriminator/{name}"]), name
+
+
+def test_a_discriminator_that_is_no_number_stops_the_run(faces: Path, tmp_path: Path) -> None:
+    recipe = varied(faces, tmp_path, "gan")
+    wild = dataclasses.replace(recipe.adversarial, rate=1e30, gan=1e-30, matching=0.0)
+    with pytest.raises(TrainingError, match="stopped being a number"):
+        train(dataclasses.replace(recipe, adversarial=wild, iterations=40), tmp_path / "run")
 
 
 def test_a_time_limit_saves_and_the_same_call_goes_on(faces: Path, tmp_path: Path) -> None:
@@ -131,8 +191,7 @@ def test_another_recipe_or_other_faces_do_not_continue_a_run(faces: Path, tmp_pa
 def test_a_setting_that_is_newer_than_the_state_counts_as_its_default(faces: Path, tmp_path: Path) -> None:
     state = tmp_path / "run" / "state.safetensors"
     train(tiny_recipe(faces), tmp_path / "run")
-    with safe_open(state, framework="pt") as file:
-        header = file.metadata()
+    header = header_of(state)
     known = json.loads(header["fingerprint"])
     del known["optimizer.clip"]
     save_file(load_file(state), state, header | {"fingerprint": json.dumps(known)})
@@ -161,12 +220,96 @@ def test_too_few_faces_and_wrong_devices_are_refused(faces: Path, tmp_path: Path
 
 @pytest.mark.parametrize("name", list_tomls("train"))
 def test_every_recipe_takes_three_steps(tmp_path: Path, name: str) -> None:
-    """Batch 2 and inputs of 32 pixels, every other setting as it is."""
+    """Batch 2 and inputs of 32 pixels, every other setting as it is; weights from elsewhere are made here."""
     faces = make_faces(tmp_path / "faces", 3, size=128)
     recipe = load_recipe(find_toml("train", name))
-    data = dataclasses.replace(recipe.data, faces=(str(faces),), size=128, holdout=1, workers=0)
-    recipe = dataclasses.replace(recipe, data=data, batch=2, iterations=3)
+    crop = min(recipe.data.crop, 128)
+    data = dataclasses.replace(recipe.data, faces=(str(faces),), size=128, crop=crop, holdout=1, workers=0)
+    network, adversarial = recipe.network, recipe.adversarial
+    if network.weights:
+        save_checkpoint(tmp_path / "first.safetensors", create(network.architecture, **network.settings))
+        network = dataclasses.replace(network, weights=str(tmp_path / "first.safetensors"))
+    if adversarial.perceptual:
+        adversarial = dataclasses.replace(adversarial, perceptual_file=str(make_vgg(tmp_path)))
+    recipe = dataclasses.replace(recipe, data=data, network=network, adversarial=adversarial)
+    recipe = dataclasses.replace(recipe, batch=2, iterations=3)
+    outcome = train(recipe, tmp_path / "run")
+    assert outcome.finished
+    assert (outcome.best_checkpoint is None) == recipe.adversarial.used
+
+
+def test_a_resumed_run_needs_its_first_weights_no_more(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(faces)
+    first = tmp_path / "first.safetensors"
+    save_checkpoint(first, create(recipe.network.architecture, **recipe.network.settings))
+    recipe = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, weights=str(first)))
+    train(recipe, tmp_path / "run", max_minutes=1e-9)
+    first.unlink()
     assert train(recipe, tmp_path / "run").finished
+
+
+def test_an_input_that_the_network_cannot_take_is_refused_at_once(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(faces)  # of stride 2
+    with pytest.raises(UsageError, match="9 pixels"):
+        train(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, crop=36)), tmp_path / "run")
+    sharp = varied(faces, tmp_path, "gan")
+    with pytest.raises(UsageError, match="batch of 1"):
+        train(dataclasses.replace(sharp, batch=1), tmp_path / "run")
+
+
+def test_a_person_can_see_how_it_goes(faces: Path, tmp_path: Path) -> None:
+    train(tiny_recipe(faces), tmp_path / "run", max_minutes=1e-9)
+    said: list[str] = []
+    train(tiny_recipe(faces), tmp_path / "run", announce=said.append)
+    assert any("10 faces; validation on 2 held-out faces" in line for line in said)
+    assert any("6 iterations of 2 faces = 1.2 epochs" in line for line in said)
+    sheet = cv2.imread(str(tmp_path / "run" / "faces.png"))
+    assert sheet is not None
+    assert sheet.shape[1] > 3 * 512
+    assert sheet.shape[0] > 2 * 512
+    board = EventAccumulator(str(tmp_path / "run")).Reload()
+    log = rows(tmp_path / "run")
+    assert [event.step for event in board.Scalars("val_psnr")] == [3, 6]
+    assert board.Scalars("loss")[-1].value == pytest.approx(float(log[-1]["loss"]), rel=1e-4)
+    shown = board.Images("faces")
+    assert [event.step for event in shown] == [3, 6]
+    assert shown[0].width > 3 * 256
+    assert cv2.imdecode(np.frombuffer(shown[0].encoded_image_string, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+def test_restart_begins_again(faces: Path, tmp_path: Path) -> None:
+    train(tiny_recipe(faces), tmp_path / "run")
+    again = train(tiny_recipe(faces, iterations=2), tmp_path / "run", restart=True)
+    assert again.iteration == 2
+    assert [row["iteration"] for row in rows(tmp_path / "run")] == ["2"]
+
+
+def test_compile_on_without_a_compiler_is_an_error_and_auto_needs_none_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
+    cpu = torch.device("cpu")
+    assert choose_compile(Recipe(compile="auto"), cpu) == (False, "not compiled")
+    with pytest.raises(UsageError, match="does not work on cpu") as caught:
+        choose_compile(Recipe(compile="on"), cpu)
+    assert "compiler" in caught.value.why[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_a_compiled_run_keeps_plain_names(faces: Path, tmp_path: Path) -> None:
+    plain = train(tiny_recipe(faces, compile="off", iterations=2), tmp_path / "plain")
+    said: list[str] = []
+    compiled = train(tiny_recipe(faces, compile="on", iterations=2), tmp_path / "compiled", announce=said.append)
+    assert any(", compiled" in line for line in said)
+    one, two = load_file(plain.checkpoint), load_file(compiled.checkpoint)
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
+    assert (
+        load_file(tmp_path / "plain" / "state.safetensors").keys()
+        == load_file(tmp_path / "compiled" / "state.safetensors").keys()
+    )
 
 
 def test_the_rules_of_the_challenge_bind_a_recipe_that_is_marked(faces: Path, tmp_path: Path) -> None:
@@ -195,6 +338,29 @@ def test_precisions_run(faces: Path, tmp_path: Path, precision: str) -> None:
     recipe = tiny_recipe(faces, iterations=2, precision=precision)
     assert choose_precision(recipe, torch.device("cpu")) == precision
     assert train(recipe, tmp_path / "run").finished
+
+
+@pytest.mark.parametrize("feature", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
+def test_auto_is_bf16_where_the_cpu_multiplies_it(feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    assert choose_precision(Recipe(), torch.device("cpu")) == "fp32"
+    monkeypatch.setattr(torch.cpu, feature, lambda: True)
+    assert choose_precision(Recipe(), torch.device("cpu")) == "bf16"
+    assert choose_precision(Recipe(precision="fp32"), torch.device("cpu")) == "fp32"
+
+
+def test_a_later_second_ctrl_c_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt() as interrupt:
+        for _ in range(2):  # a terminal and torchrun may both send the first
+            signal.raise_signal(signal.SIGINT)
+        assert interrupt.asked
+        monkeypatch.setattr("bfsr_edge.train.interrupt.AGAIN", -1.0)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def command(faces: Path, out: Path, tmp_path: Path) -> list[str]:
@@ -230,6 +396,27 @@ def test_dry_run_needs_no_data() -> None:
     assert "2,123,104 parameters" in result.stdout
     assert "GMAC" in result.stdout
     assert "about" in result.stdout
+
+
+def test_dry_run_describes_augmentation_and_the_adversary(tmp_path: Path) -> None:
+    recipe = tmp_path / "sharp.toml"
+    recipe.write_text(
+        "batch = 2\n[network]\narchitecture = 'msrresnet'\nsettings = { blocks = 1, channels = 8 }\n"
+        "weights = 'not/yet/trained.safetensors'\n[data]\ncrop = 32\n[augment]\nrotation = 0.3\n"
+        "[adversarial]\ngan = 5e-3\nperceptual = 1.0\nperceptual_file = 'nowhere-01234567.pth'\nchannels = 8\n"
+    )
+    result = CliRunner().invoke(main, ["train", "--dry-run", "--recipe", str(recipe), "--set", "loss.weight=1e-2"])
+    assert result.exit_code == 0, result.output
+    for part in (
+        "begins     from not/yet/trained.safetensors",
+        "squares of 32 px",
+        "rotation ±25° p 0.3",
+        "0.01 × l1",
+        "0.005 × GAN + 1 × perceptual",
+        "a discriminator of ",
+        "without the perceptual loss, as here nowhere-01234567.pth cannot be read",
+    ):
+        assert part in result.stdout, result.stdout
 
 
 def test_bare_train_says_in_one_line_how_to_give_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

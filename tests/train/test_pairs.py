@@ -18,10 +18,13 @@ from torch import Tensor
 
 from bfsr_edge import degrade, images
 from bfsr_edge.errors import TrainingError, UsageError
+from bfsr_edge.faceset import decode_face, find_faces
 from bfsr_edge.metrics import psnr
-from bfsr_edge.train import device_degrade, device_jpeg, device_pairs, pairs
-from bfsr_edge.train.device_resize import resize_matrix
-from bfsr_edge.train.faces import decode_face, find_faces
+from bfsr_edge.train import pairs
+from bfsr_edge.train.device import degrade as device_degrade
+from bfsr_edge.train.device import jpeg as device_jpeg
+from bfsr_edge.train.device import pairs as device_pairs
+from bfsr_edge.train.device.resize import resize_matrix
 from tests.train.helpers import SIZE, digest, make_faces, make_tar, tiny_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,7 +237,7 @@ WITH_A_WORKER = """
 import dataclasses, sys
 from pathlib import Path
 from bfsr_edge.train import pairs
-from bfsr_edge.train.faces import find_faces
+from bfsr_edge.faceset import find_faces
 from tests.train.helpers import digest, tiny_recipe
 recipe = tiny_recipe(Path(sys.argv[1]))
 recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, workers=1))

@@ -12,8 +12,8 @@ from bfsr_edge.errors import UsageError
 from bfsr_edge.resources import find_toml, list_tomls
 from bfsr_edge.train.losses import LOSSES
 from bfsr_edge.train.recipe import LOSSES as LOSS_NAMES
-from bfsr_edge.train.recipe import Loss, Optimizer, Recipe, Schedule, load_recipe
-from bfsr_edge.train.schedule import loss_name, rate
+from bfsr_edge.train.recipe import Adversarial, Loss, Optimizer, Recipe, Schedule, load_recipe, read_setting
+from bfsr_edge.train.schedule import discriminator_rate, loss_name, rate
 
 
 @pytest.mark.parametrize("name", list_tomls("train"))
@@ -51,12 +51,39 @@ def test_a_toml_holds_what_differs_and_later_tables_win(tmp_path: Path) -> None:
         ('[schedule]\nkind = "cosine-restarts"', "schedule.periods"),
         ("data = 3", "data"),
         ("batch = ", "TOML"),
+        ("[optimizer]\nbetas = [0.9]", "betas"),
+        ("[optimizer]\nbetas = [0.9, 1.0]", "optimizer.betas"),
+        ('[schedule]\nperiods = ["long"]', "periods"),
+        ('[schedule]\nkind = "cosine-restarts"\nperiods = [5, 5]\npeaks = [1]', "schedule.peaks"),
+        ("[loss]\nweight = 0", "loss.weight"),
+        ("[augment]\njitter_contrast = [1.25, 0.75]", "augment.jitter_contrast"),
+        ("[data]\nholdout = 0", "data.holdout"),
+        ("[data]\ncrop = 30", "data.crop"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_recipe(write(tmp_path, text))
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "table"),
+    [
+        ("batch=4", {"batch": 4}),
+        ("loss.weight=1e-2", {"loss": {"weight": 0.01}}),
+        ("loss.first=l1", {"loss": {"first": "l1"}}),
+        ("adversarial.perceptual_file=/a/b=c.pth", {"adversarial": {"perceptual_file": "/a/b=c.pth"}}),
+    ],
+)
+def test_settings_of_the_command_line_are_toml_or_text(text: str, table: dict[str, object]) -> None:
+    assert read_setting(text) == table
+
+
+@pytest.mark.parametrize("text", ["batch", "=3", "a b=3"])
+def test_settings_without_a_key_or_value_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        read_setting(text)
 
 
 def test_flat_cosine_warms_up_stays_and_falls() -> None:
@@ -90,6 +117,12 @@ def test_multistep_halves_at_its_milestones() -> None:
     plan = Schedule("multistep", warmup=0, milestones=(5, 10), gamma=0.5)
     recipe = Recipe(iterations=20, optimizer=Optimizer(rate=1.0), schedule=plan)
     assert [rate(recipe, i) for i in (4, 5, 9, 10, 19)] == [1.0, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_the_discriminator_follows_the_schedule_from_its_own_peak() -> None:
+    plan = Schedule("multistep", warmup=0, milestones=(5,), gamma=0.5)
+    recipe = Recipe(optimizer=Optimizer(rate=4e-4), adversarial=Adversarial(rate=1e-4), schedule=plan)
+    assert [discriminator_rate(recipe, i) for i in (4, 5)] == pytest.approx([1e-4, 5e-5])
 
 
 def test_the_second_loss_takes_over() -> None:

@@ -20,14 +20,14 @@ def resize_matrix(source: Tensor, target: Tensor, mode: Tensor, rows: int, colum
     source, target
         Sizes in pixels, int64, N; at most ``columns`` and ``rows``.
     mode
-        Index in ``bfsr_edge.degrade.MODES``, int64, N.
+        Index in ``bfsr_edge.degrade.MODES``, of any number type, N.
     """
     size_in, size_out = source.float()[:, None], target.float()[:, None]
     out = torch.arange(rows, device=source.device)[None].float()
     valid = (out < size_out)[:, :, None]
-    matrices = torch.stack([make(size_in, size_out, out, columns) for make in (_bilinear, _area, _bicubic)])
-    chosen = matrices.gather(0, mode.view(1, -1, 1, 1).expand(1, -1, rows, columns))[0]
-    return chosen * valid
+    bilinear, area, bicubic = (make(size_in, size_out, out, columns) for make in (_bilinear, _area, _bicubic))
+    mode = mode.view(-1, 1, 1)
+    return torch.where(mode == 0, bilinear, torch.where(mode == 1, area, bicubic)) * valid
 
 
 def _hat(position: Tensor, columns: int) -> Tensor:
@@ -61,10 +61,12 @@ def _bicubic(size_in: Tensor, size_out: Tensor, out: Tensor, columns: int) -> Te
     base = torch.floor(position)
     fraction = position - base
     matrix = torch.zeros(*position.shape, columns, device=out.device)
-    last = size_in.long() - 1
-    for tap in range(-1, 3):
-        index = torch.minimum((base.long() + tap).clamp_min(0), last)
-        matrix.scatter_add_(2, index[:, :, None], _keys((fraction - tap).abs())[:, :, None])
+    taps = torch.arange(-1, 3, device=out.device)
+    index = torch.minimum((base.long()[:, :, None] + taps).clamp_min(0), (size_in.long() - 1)[:, :, None])
+    weights = _keys((fraction[:, :, None] - taps).abs())
+    # one after the other: two taps that meet in a border pixel would be added in any order, and not always the same
+    for tap in range(4):
+        matrix.scatter_add_(2, index[:, :, tap, None], weights[:, :, tap, None])
     return matrix
 
 

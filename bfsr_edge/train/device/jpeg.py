@@ -37,8 +37,9 @@ CHROMA = (
 
 
 def quantization_table(base: Tensor, quality: Tensor) -> Tensor:
-    """Tables N×8×8 for qualities N in 1…100, scaled as libjpeg does (jpeg_quality_scaling, baseline)."""
-    quality = quality.view(-1, 1, 1).float()
+    """Tables N×…×8×8 from ``base`` …×8×8 for qualities N in 1…100, scaled as libjpeg does (jpeg_quality_scaling,
+    baseline)."""
+    quality = quality.view(-1, *(1 for _ in base.shape)).float()
     percent = torch.where(quality < 50, torch.floor(5000 / quality), 200 - 2 * quality)
     return torch.floor((base * percent + 50) / 100).clamp_(1, 255)
 
@@ -54,7 +55,7 @@ def jpeg(image: Tensor, height: Tensor, width: Tensor, quality: Tensor) -> Tenso
     height, width
         int64, N; at least 5 pixels.
     quality
-        int64, N; 1…100.
+        Whole numbers of any type, N; 1…100.
 
     Returns
     -------
@@ -70,9 +71,9 @@ def jpeg(image: Tensor, height: Tensor, width: Tensor, quality: Tensor) -> Tenso
     half_h, half_w = (height + 1) // 2, (width + 1) // 2
     chroma = _replicate(_halve(chroma), half_h, torch.full_like(half_w, padded_w // 2), padded_h // 2, padded_w // 2)
 
-    base = torch.tensor((LUMA, CHROMA), dtype=torch.float32, device=image.device)
-    luma = _quantize(luma[:, None], quantization_table(base[0], quality))
-    chroma = _quantize(chroma, quantization_table(base[1], quality))
+    tables = quantization_table(_base_tables(image.device), quality)
+    luma = _quantize(luma[:, None], tables[:, 0])
+    chroma = _quantize(chroma, tables[:, 1])
 
     y = luma[:, 0]
     cb, cr = (_double(chroma, half_h, half_w) - 128).unbind(1)
@@ -113,6 +114,12 @@ def _double(x: Tensor, height: Tensor, width: Tensor) -> Tensor:
     total = 3 * tall.repeat_interleave(2, dim=3) + tall.gather(3, far_column)
     bias = 8 - torch.arange(2 * columns, device=x.device) % 2
     return torch.floor((total + bias) / 16)
+
+
+@lru_cache(maxsize=4)
+def _base_tables(device: torch.device) -> Tensor:
+    """2×8×8, luma and chroma. Kept on the device, as a copy from Python's numbers waits for all work given to a GPU."""
+    return torch.tensor((LUMA, CHROMA), dtype=torch.float32, device=device)
 
 
 @lru_cache(maxsize=4)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from bfsr_edge.errors import TrainingError
-from bfsr_edge.train import device_degrade, pairs
-from bfsr_edge.train.device_resize import resize_matrix
-from bfsr_edge.train.faces import Face, decode_face
+from bfsr_edge.faceset import Face, decode_face
+from bfsr_edge.train import pairs
+from bfsr_edge.train.device import augment as device_augment
+from bfsr_edge.train.device import degrade as device_degrade
+from bfsr_edge.train.device.resize import resize_matrix
 from bfsr_edge.train.recipe import Recipe
 
 AREA = 1  # its index in bfsr_edge.degrade.MODES
@@ -49,7 +51,8 @@ def move(images: Tensor, moves: Sequence[pairs.Move]) -> Tensor:
     """`pairs.apply_move` for a batch N×3×S×S of whole numbers, float32."""
     side = images.shape[-1]
     if any(m.reduce < 1 for m in moves):
-        small = torch.tensor([max(8, round(side * m.reduce)) for m in moves]).to(images.device)
+        sizes = [max(8, round(side * m.reduce)) for m in moves]
+        small = device_degrade.to_device(sizes, images.device)
         matrix = resize_matrix(torch.full_like(small, side), small, torch.full_like(small, AREA), side, side)
         # mirrored afterwards instead of before: the same, because reducing by area is symmetric
         images = torch.floor(device_degrade.resize(images, matrix, matrix) + 0.5)
@@ -59,8 +62,7 @@ def move(images: Tensor, moves: Sequence[pairs.Move]) -> Tensor:
         row, column = (pairs.mirrored(side, period, -shift) for shift in m.shift)
         rows.append(row)
         columns.append(period - 1 - column if m.flip else column)
-    row_index = torch.from_numpy(np.stack(rows)).to(images.device)
-    column_index = torch.from_numpy(np.stack(columns)).to(images.device)
+    row_index, column_index = device_degrade.to_device(np.stack((rows, columns)), images.device, torch.int64)
     images = images.gather(2, row_index[:, None, :, None].expand(-1, 3, -1, side))
     return images.gather(3, column_index[:, None, None, :].expand(-1, 3, side, -1))
 
@@ -78,11 +80,13 @@ def device_batches(
     for iteration in range(start, recipe.iterations):
         first = iteration * recipe.batch + share.rank * part
         drawn = [pairs.draw(recipe, len(faces), number) for number in range(first, first + part)]
-        index = torch.tensor([d.face for d in drawn]).to(device, non_blocking=True)
+        index = device_degrade.to_device([d.face for d in drawn], device, torch.int64)
         truth = move(cache[index].float(), [d.move for d in drawn])
+        truth = device_augment.before(truth, [d.variation for d in drawn])
         generator.manual_seed((recipe.seed * 1_000_003 + iteration) * share.world + share.rank)
         noise = torch.randn(truth.shape, device=device, generator=generator)
         low = device_degrade.apply(
             truth, [d.degradation for d in drawn], noise, eight_bit_resize=recipe.data.eight_bit_resize
         )
+        low, truth = device_augment.behind(low, truth, [d.variation for d in drawn])
         yield low / 255, truth / 255

@@ -1,0 +1,226 @@
+"""Ranges of activations: the float32 graph run on degraded faces, and the range of each tensor chosen by a method.
+
+Percentile and entropy are ONNX Runtime's; the maximum needs no library; the least mean square error is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bfsr_edge.errors import ModelError, UsageError
+from bfsr_edge.quantization import LEVELS, METHODS, RECALIBRATE, SMALLEST
+from bfsr_edge.runtime.base import require
+
+if TYPE_CHECKING:
+    import onnx
+
+Float = npt.NDArray[np.float32]
+Byte = npt.NDArray[np.uint8]
+
+BINS = 2048
+"""Of the histograms; TensorRT's calibrators take as many."""
+ENTROPY_BINS = 512
+"""For each sign; the search for the least entropy takes time with the square of their number."""
+THEIRS = frozenset({"percentile", "entropy"})
+"""Methods for which ONNX Runtime is needed."""
+CANDIDATES = 256
+"""Ranges tried for the least mean square error, evenly spaced up to the maximum."""
+
+
+class Histogram:
+    """Counts of magnitudes in bins of one width, which the first values set; larger values later add bins."""
+
+    def __init__(self) -> None:
+        self.counts: npt.NDArray[np.int64] = np.zeros(BINS, np.int64)
+        self.width = 0.0
+        self.maximum = 0.0
+        self.zeros = 0
+        """Exact zeros, such as ReLU makes; they quantize without an error and stand in no bin."""
+
+    def add(self, values: Float) -> None:
+        """Count the magnitudes of an array of any shape."""
+        magnitudes = np.abs(values).ravel()
+        largest = float(magnitudes.max())
+        self.maximum = max(self.maximum, largest)
+        self.width = self.width or largest / BINS
+        if not self.width:  # zeros only, so far
+            self.zeros += magnitudes.size
+            return
+        places = np.minimum(magnitudes / np.float32(self.width), 1e9).astype(np.int64)
+        counts = np.bincount(places, minlength=len(self.counts))
+        counts[: len(self.counts)] += self.counts
+        zeros = int(np.count_nonzero(magnitudes == 0))
+        counts[0] -= zeros
+        self.zeros += zeros
+        self.counts = counts
+
+    def least_error(self) -> float:
+        """The range whose rounding and clipping together have the least mean square error."""
+        centres = (np.arange(len(self.counts)) + 0.5) * self.width
+        best, least = self.maximum, np.inf
+        for limit in np.linspace(self.maximum / CANDIDATES, self.maximum, CANDIDATES):
+            step = limit / LEVELS
+            quantized = np.minimum(np.rint(centres / step), LEVELS) * step
+            error = float(np.dot(self.counts, np.square(centres - quantized)))
+            if error < least:
+                best, least = float(limit), error
+        return best
+
+
+def scales(
+    proto: onnx.ModelProto,
+    tensors: Sequence[str],
+    pictures: Sequence[Byte],
+    methods: Sequence[str],
+    percentile: float,
+    *,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, dict[str, float]]:
+    """The size of one 8-bit step of each tensor, by each method, all from the same run.
+
+    Parameters
+    ----------
+    proto
+        The float32 graph.
+    tensors
+        Names of activations in it.
+    pictures
+        Degraded faces, RGB uint8 h×w×3, all of one size that the graph can take.
+    methods
+        Of ``bfsr_edge.quantization.METHODS``.
+    percentile
+        Of the percentile method, in percent.
+    progress
+        Called once for each picture.
+
+    Returns
+    -------
+    Method to tensor to scale.
+
+    Raises
+    ------
+    ModelError
+        OpenVINO cannot run the graph, or a tensor is zero, NaN or Inf on every picture.
+    BackendError
+        A method needs onnxruntime, which is not installed.
+    """
+    unknown = sorted(set(methods) - set(METHODS))
+    if unknown:
+        raise UsageError(f"there is no method {unknown[0]!r}", fix=f"use {', '.join(METHODS)}")
+    for method in THEIRS.intersection(methods):  # found out before the work
+        _require(method)
+    names = list(dict.fromkeys(tensors))
+    histograms = {name: Histogram() for name in names}
+    for values in activations(proto, names, pictures):
+        for name, value in values.items():
+            if not (np.isfinite(value.min()) and np.isfinite(value.max())):
+                raise ModelError(f"{name} holds NaN or Inf on a calibration face", why=("the weights are damaged",))
+            histograms[name].add(value)
+        progress()
+    for name, histogram in histograms.items():
+        _scale(name, histogram.maximum)  # a tensor of zeros has no range by any method
+    found: dict[str, dict[str, float]] = {}
+    for method in methods:
+        if method == "max":
+            ranges = {name: histogram.maximum for name, histogram in histograms.items()}
+        elif method == "mse":
+            ranges = {name: histogram.least_error() for name, histogram in histograms.items()}
+        else:
+            ranges = _theirs(method, histograms, percentile)
+        found[method] = {name: _scale(name, ranges[name]) for name in names}
+    return found
+
+
+def activations(proto: onnx.ModelProto, tensors: Sequence[str], pictures: Sequence[Byte]) -> Iterator[dict[str, Float]]:
+    """What the float32 graph computes on one picture after the other; valid until the next one.
+
+    Raises
+    ------
+    ModelError
+        OpenVINO cannot run the graph.
+    """
+    import onnx
+    import openvino
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    del probe.graph.value_info[:]
+    source, sink = probe.graph.input[0], probe.graph.output[0]
+    height, width = pictures[0].shape[:2]
+    for place, side in ((2, height), (3, width)):
+        source.type.tensor_type.shape.dim[place].dim_value = side
+        sink.type.tensor_type.shape.dim[place].dim_param = f"out{place}"
+    own = [name for name in tensors if name != source.name]
+    for name in own:
+        probe.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    core = openvino.Core()
+    try:
+        model = core.read_model(probe.SerializeToString())
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except RuntimeError as error:
+        raise ModelError("OpenVINO cannot run the graph to calibrate", why=(str(error).splitlines()[0],)) from error
+    request = compiled.create_infer_request()
+    for picture in pictures:
+        batch = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
+        results = request.infer([batch], share_outputs=True)
+        values = {name: np.asarray(results[index + 1]) for index, name in enumerate(own)}
+        if source.name in tensors:
+            values[source.name] = batch
+        yield values
+
+
+def _require(method: str) -> None:
+    require("onnxruntime", f"for the {method} method", "pip install 'bfsr-edge[onnxruntime]', or use --method mse")
+
+
+def _theirs(method: str, histograms: Mapping[str, Histogram], percentile: float) -> dict[str, float]:
+    """The ranges that ONNX Runtime chooses from our histograms: it would count the same, twenty times slower."""
+    _require(method)
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    collector: Any = HistogramCollector(
+        method=method,
+        symmetric=True,
+        num_bins=BINS,
+        num_quantized_bins=LEVELS + 1,
+        percentile=percentile,
+        scenario="same",
+    )
+    for name, histogram in histograms.items():
+        counts = histogram.counts.copy()
+        counts[0] += histogram.zeros
+        if method == "entropy":
+            counts, width = _merged(counts, histogram.width)
+        else:
+            width = histogram.width
+        edges = (np.arange(len(counts) + 1) * width).astype(np.float32)
+        largest = np.float32(histogram.maximum)
+        if method == "entropy":  # it looks at both signs; a symmetric range sees them alike
+            counts, edges = np.concatenate([counts[::-1], counts]), np.concatenate([-edges[:0:-1], edges])
+        collector.histogram_dict[name] = (counts, edges, -largest, largest, largest)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        found = collector.compute_collection_result()
+    return {name: max(abs(float(low)), abs(float(high))) for name, (low, high, *_) in found.items()}
+
+
+def _merged(counts: npt.NDArray[np.int64], width: float) -> tuple[npt.NDArray[np.int64], float]:
+    """The same histogram in at most ``ENTROPY_BINS`` bins, and their width."""
+    factor = -(-len(counts) // ENTROPY_BINS)
+    padded = np.pad(counts, (0, -len(counts) % factor))
+    return padded.reshape(-1, factor).sum(axis=1), width * factor
+
+
+def _scale(name: str, largest: float) -> float:
+    if not largest > 0:
+        raise ModelError(
+            f"{name} is zero on every calibration face, so it has no scale",
+            why=("the network is not trained", "the weights are damaged"),
+            fix=f"exclude its layer in the plan, or check the model; then {RECALIBRATE}",
+        )
+    return max(float(np.float32(largest / LEVELS)), SMALLEST)

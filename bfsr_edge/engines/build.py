@@ -1,0 +1,472 @@
+"""``build-engine``: one request in, an engine with its sidecar out, or a bundle for the machine that can build it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from bfsr_edge import __version__
+from bfsr_edge.engines import builder, openvino, target, torch_frontend
+from bfsr_edge.engines.builder import Order, Progress
+from bfsr_edge.engines.bundle import Contents, write_bundle
+from bfsr_edge.engines.files import locked, temporary_of, unwritable, write_atomically
+from bfsr_edge.engines.graphs import Graph, Source, prepare, read_source
+from bfsr_edge.engines.profile import Profile
+from bfsr_edge.errors import ModelError, UsageError
+from bfsr_edge.resources import find_toml, list_tomls
+from bfsr_edge.runtime import load as load_engine
+from bfsr_edge.runtime import machine, sidecar, trt
+from bfsr_edge.runtime.base import by, tile_size
+from bfsr_edge.runtime.sidecar import Sidecar
+from bfsr_edge.weights import Model, list_models, sha256_of
+
+PRECISIONS = ("fp32", "fp16", "int8")
+FRONTENDS = ("onnx", "torch-tensorrt")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build."""
+
+    model: Model
+    """The ONNX file."""
+    profile: Profile
+    """For which device."""
+    target: str = ""
+    """What ``--target`` was: a name or the path of a TOML; empty: the profile's name."""
+    precision: str = ""
+    """"fp32", "fp16" or "int8"; empty: the profile's, where this CPU can."""
+    out: Path = Path("engines")
+    """Folder to write into."""
+    tile: tuple[int, int] | None = None
+    """Height and width of the input; None: the profile's, rounded up to the network's stride."""
+    batch: tuple[int, int, int] | None = None
+    """Smallest, best and largest batch; None: the profile's."""
+    calibration: Path | None = None
+    """For INT8; None: the one beside the ONNX file, or the one that ships."""
+    uint8_io: bool = False
+    """8-bit pixels in and out."""
+    optimization_level: int | None = None
+    """0 to 5; None: the profile's."""
+    dla_core: int | None = None
+    """Run on this DLA, experimental."""
+    force: bool = False
+    """Build even if an equal engine is there."""
+    frontend: str = "onnx"
+    """One of ``FRONTENDS``."""
+    checkpoint: Path | None = None
+    """The checkpoint that the ONNX file came from; torch-tensorrt needs it."""
+    asked: str = ""
+    """What ``--model`` was, for the command that builds it again; empty: the ONNX file's path or shipped name."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What there is now."""
+
+    path: Path
+    """The engine, or the bundle's folder."""
+    sidecar: Sidecar | None
+    """What the engine is; None for a bundle."""
+    reused: bool = False
+    """Whether an equal engine was there already."""
+    seconds: float = 0.0
+    """How long it took to build."""
+    notes: tuple[str, ...] = ()
+    """What the user should know: fallbacks, warnings of the builder, why it is a bundle."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Part of the convolutions' multiply-accumulates by precision."""
+
+
+def build(
+    request: Request,
+    here: target.Here,
+    *,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Build an engine, or write a bundle where this machine cannot.
+
+    The engine and its sidecar appear whole, after everything was checked, and replace older ones together. An equal
+    engine is used again; of two processes that want the same one, the second waits for the first and uses what it made.
+
+    Raises
+    ------
+    UsageError
+        The request contradicts itself or this machine.
+    ModelError
+        The ONNX file or calibration cannot be used, or a folder cannot be written to.
+    BackendError
+        The library fails or is not installed.
+    """
+    profile = request.profile
+    source = read_source(request.model)
+    precision, why = (request.precision, "") if request.precision else target.default_precision(profile, here)
+    if not request.precision:
+        announce(f"precision {precision}: {why}")
+    _check(request, here, source, precision)
+    tile = tile_of(request, source)
+    obstacle = target.obstacle(profile, here) if request.frontend == "onnx" else ""
+    if obstacle:
+        return bundle(request, source, precision, tile, obstacle)
+    if profile.flavour == "openvino" and precision == "fp16":
+        executed = openvino.half_precision()
+        if not executed:
+            raise UsageError(
+                "--fp16 is nothing that this CPU has",
+                why=("it has neither bf16 nor f16 instructions",),
+                fix="bfsr-edge build-engine --int8, or --fp32",
+            )
+        announce(f"--fp16 on this CPU is {executed}")
+    else:
+        executed = precision
+    # on a CPU bf16 and f16 are a matter of how the float32 graph is run, not of its types
+    lowered = "fp32" if executed != "int8" and profile.flavour == "openvino" else precision
+    graph = prepare(source, lowered, tile, calibration=request.calibration, uint8_io=request.uint8_io)
+    plan_for = _Plan(request, here, source, graph, executed, tile)
+    engine = request.out / plan_for.file_name()
+    with locked(engine, lambda: announce(f"another process builds {engine.name}, waiting for it")):
+        key = plan_for.key()
+        if not request.force and (found := _equal(engine, key, announce)):
+            return Outcome(engine, found, reused=True, shares=plan_for.shares())
+        return plan_for.build(engine, key, progress)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A request with every open question answered."""
+
+    request: Request
+    here: target.Here
+    source: Source
+    graph: Graph
+    precision: str
+    tile: tuple[int, int]
+
+    @property
+    def batch(self) -> tuple[int, int, int]:
+        return self.request.batch or self.request.profile.batch
+
+    @property
+    def level(self) -> int:
+        asked = self.request.optimization_level
+        return self.request.profile.optimization_level if asked is None else asked
+
+    def file_name(self) -> str:
+        """The engine's name: what it is, and what differs from the profile."""
+        request = self.request
+        words = [self.source.name, request.profile.name, self.precision]
+        if self.tile != _default_tile(request.profile, self.source):
+            words.append(by(self.tile).replace("×", "x"))
+        words += ["uint8"] if request.uint8_io else []
+        words += [] if request.dla_core is None else [f"dla{request.dla_core}"]
+        words += ["torch"] if request.frontend == "torch-tensorrt" else []
+        return "-".join(words) + ".engine"
+
+    def options(self) -> dict[str, Any]:
+        """Builder options, as they stand in the sidecar."""
+        profile = self.request.profile
+        if profile.flavour == "openvino":
+            return {}
+        options: dict[str, Any] = {"optimization_level": self.level, "frontend": self.request.frontend}
+        if profile.flavour == "tensorrt":
+            options.update(workspace_mib=profile.workspace_mib, tactic_dram_mib=profile.tactic_dram_mib)
+        if self.request.dla_core is not None:
+            options["dla_core"] = self.request.dla_core
+        return options
+
+    def version(self) -> str:
+        """Of the library that makes the plan."""
+        flavour = self.request.profile.flavour
+        if flavour != "openvino":
+            return self.here.flavours[flavour]
+        from openvino import __version__ as text
+
+        return str(text).split("-")[0]
+
+    def sm(self) -> tuple[str, ...]:
+        profile = self.request.profile
+        return (self.here.gpus[0].sm,) if profile.flavour == "tensorrt" else profile.sm
+
+    def shares(self) -> dict[str, float]:
+        """Part of the multiply-accumulates by executed precision."""
+        if self.request.profile.flavour != "openvino":
+            return self.graph.shares
+        # OpenVINO runs everything that is not INT8 in the one precision that it is told, whatever the graph says
+        int8 = self.graph.shares["int8"]
+        floating = "fp32" if self.precision == "int8" else self.precision
+        return {"int8": int8, floating: 1 - int8} if int8 else {floating: 1.0}
+
+    def key(self) -> str:
+        """Equal for builds that would give the same engine."""
+        facts = {
+            "graph": hashlib.sha256(self.graph.content).hexdigest(),
+            "onnx": self.source.sha256,
+            "precision": self.precision,
+            "tile": self.tile,
+            "batch": self.batch,
+            "flavour": self.request.profile.flavour,
+            "version": self.version(),
+            "target": self.request.profile.name,
+            "sm": self.sm(),
+            "system": self.here.system,
+            "gpu": self.here.gpus[0].name if self.request.profile.flavour == "tensorrt" else "",
+            "options": self.options(),
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def build(self, engine: Path, key: str, progress: Progress | None) -> Outcome:
+        started = time.monotonic()
+        facts: dict[str, Any] = {}
+        notes: list[str] = []
+        weakly_typed = False
+        flavour, version = self.request.profile.flavour, self.version()
+        if flavour == "openvino":
+            compiled = openvino.prove(self.graph.content, self.precision, self.tile, uint8_io=self.request.uint8_io)
+            plan = self.graph.content
+            facts["convolutions"] = compiled.convolutions
+        elif self.request.frontend == "torch-tensorrt":
+            assert self.request.checkpoint is not None
+            plan, version = torch_frontend.convert(
+                self.request.checkpoint, self.precision, self.tile, self.batch, self.level
+            )
+        else:
+            built = builder.build(trt.load_api(flavour), self._order(version), progress)
+            plan, weakly_typed = built.plan, built.weakly_typed
+            facts.update(built.sizes)
+            notes += [f"the builder warns: {text}" for text in built.warnings]
+            if weakly_typed:
+                failed = f"TensorRT {version} could not build the strongly typed network"
+                reason = failed if self.request.dla_core is None else "a DLA in TensorRT 10 knows nothing else"
+                notes.append(f"built weakly typed, so layers may run in other precisions than the graph says: {reason}")
+        described = self._describe(plan, key, version, weakly_typed, facts)
+        save(engine, plan, described)
+        if flavour == "openvino":
+            # what was compiled from an engine of the same name, then this one's, so that its first use is quick
+            shutil.rmtree(engine.with_name(f"{engine.name}.cache"), ignore_errors=True)
+            load_engine(engine).close()
+        seconds = time.monotonic() - started
+        return Outcome(engine, described, seconds=seconds, notes=tuple(notes), shares=self.shares())
+
+    def _order(self, version: str) -> Order:
+        profile = self.request.profile
+        return Order(
+            content=self.graph.content,
+            quantized=self.graph.quantized,
+            tile=self.tile,
+            batch=self.batch,
+            sm=profile.sm,
+            optimization_level=self.level,
+            workspace_mib=profile.workspace_mib,
+            tactic_dram_mib=profile.tactic_dram_mib,
+            dla_core=self.request.dla_core,
+            timing_cache=timing_cache(version, self.sm()[0]) if profile.flavour == "tensorrt" else None,
+        )
+
+    def _describe(self, plan: bytes, key: str, version: str, weakly_typed: bool, facts: dict[str, Any]) -> Sidecar:
+        request, graph = self.request, self.graph
+        on_gpu = request.profile.flavour == "tensorrt"
+        drop = graph.calibration.drop if graph.calibration else None
+        options = {**self.options(), "key": key, "built": facts, "mac_shares": self.shares()}
+        if drop:
+            options["psnr"] = dataclasses.asdict(drop)
+        return Sidecar(
+            name=self.source.name,
+            flavour=request.profile.flavour,
+            flavour_version=version,
+            precision=self.precision,
+            plan_sha256=hashlib.sha256(plan).hexdigest(),
+            onnx_sha256=self.source.sha256,
+            tile=self.tile,
+            batch=self.batch,
+            scale=self.source.scale,
+            stride=self.source.stride,
+            receptive_field=self.source.receptive_field,
+            system=self.here.system,
+            target=request.profile.name,
+            rebuild=command_of(request, graph.precision if self.precision == "int8" else self.precision),
+            io="uint8" if request.uint8_io else "float32",
+            sm=self.sm(),
+            gpu=self.here.gpus[0].name if on_gpu else "",
+            cuda=machine.cuda_version() if on_gpu else "",
+            driver=machine.driver_version() if on_gpu else "",
+            weakly_typed=weakly_typed,
+            calibration_sha256=graph.calibration_sha256,
+            options=options,
+            psnr_drop=drop.mean if drop else None,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            bfsr_edge=__version__,
+        )
+
+
+def tile_of(request: Request, source: Source) -> tuple[int, int]:
+    """Height and width to build for.
+
+    Raises
+    ------
+    UsageError
+        They are no multiples of the network's stride.
+    """
+    return tile_size(request.tile, source.stride, _default_tile(request.profile, source))
+
+
+def _default_tile(profile: Profile, source: Source) -> tuple[int, int]:
+    side = -(-profile.tile // source.stride) * source.stride
+    return side, side
+
+
+def command_of(request: Request, precision: str) -> str:
+    """The command that makes this request."""
+    shipped = {entry.name for entry in list_models()}
+    model = request.asked or (request.model.name if request.model.name in shipped else str(request.model.path))
+    flag = {"fp32": "--fp32", "int8": "--int8", "auto": "--precision auto"}.get(precision, "--fp16")
+    words = [
+        "bfsr-edge",
+        "build-engine",
+        "--model",
+        model,
+        *flag.split(),
+        "--target",
+        request.target or request.profile.name,
+    ]
+    if request.tile is not None:
+        height, width = request.tile
+        words += ["--tile", str(height) if height == width else f"{height}x{width}"]
+    if request.batch is not None:
+        words += ["--batch", ",".join(map(str, request.batch))]
+    if request.calibration is not None:
+        words += ["--calibration", str(request.calibration)]
+    if request.optimization_level is not None:
+        words += ["--opt-level", str(request.optimization_level)]
+    words += ["--uint8-io"] if request.uint8_io else []
+    words += [] if request.dla_core is None else ["--dla-core", str(request.dla_core)]
+    words += [] if request.frontend == "onnx" else ["--frontend", request.frontend]
+    words += ["--out", str(request.out)] if request.out != Path("engines") else []
+    return shlex.join(words)
+
+
+def save(engine: Path, plan: bytes, described: Sidecar) -> None:
+    """Write plan and sidecar under temporary names, then give both their own.
+
+    Between the two renames the files do not belong together, and their hashes say so: such a pair is refused, not run.
+
+    Raises
+    ------
+    ModelError
+        The folder cannot be written to.
+    """
+    temporary = temporary_of(engine)
+    try:
+        write_atomically(temporary, plan)
+        sidecar.write(temporary, described)
+        os.replace(temporary, engine)
+        os.replace(sidecar.path_of(temporary), sidecar.path_of(engine))
+    except OSError as error:
+        raise unwritable(engine, error) from error
+    finally:
+        for path in (temporary, sidecar.path_of(temporary)):
+            with contextlib.suppress(OSError):  # a folder that cannot be written to is said above
+                path.unlink(missing_ok=True)
+
+
+def timing_cache(version: str, sm: str) -> Path:
+    """Where TensorRT's timings are kept, one file a version and GPU.
+
+    Raises
+    ------
+    ModelError
+        The folder cannot be written to: better said before a long build than behind it.
+    """
+    path = machine.cache_folder() / "timing" / f"tensorrt-{version}-sm{sm}.cache"
+    probe = temporary_of(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return path
+
+
+def _equal(engine: Path, key: str, announce: Callable[[str], None]) -> Sidecar | None:
+    """The sidecar of an engine that is what would be built, if there is one."""
+    if not engine.exists():
+        return None
+    try:
+        described = sidecar.read(engine)
+    except ModelError as error:
+        announce(f"{engine.name} is there and cannot be used again ({error.what}): it is built anew")
+        return None
+    if described.options.get("key") != key:
+        announce(f"{engine.name} is there, built from another model or with other options: it is replaced")
+        return None
+    if sha256_of(engine) != described.plan_sha256:
+        announce(f"{engine.name} is there and damaged, its hash is not what its sidecar says: it is built anew")
+        return None
+    return described
+
+
+def _check(request: Request, here: target.Here, source: Source, precision: str) -> None:
+    """Refuse combinations that cannot work, each by name."""
+    profile = request.profile
+    target.check_precision(profile, here, precision)
+    if request.calibration is not None and precision != "int8":
+        raise UsageError(f"--calibration belongs to --int8, this builds {precision}", fix="leave it out, or add --int8")
+    if request.calibration is not None and source.quantized:
+        raise UsageError(
+            f"{source.path} is quantized already, --calibration would change nothing",
+            fix="leave it out, or give the file that it was made from",
+        )
+    if request.frontend == "torch-tensorrt":
+        torch_frontend.check(precision, request.checkpoint, profile.flavour, uint8_io=request.uint8_io)
+    if request.dla_core is not None:
+        _check_dla(request, precision)
+
+
+def _check_dla(request: Request, precision: str) -> None:
+    profile, core = request.profile, request.dla_core
+    assert core is not None
+    batch = request.batch or profile.batch
+    problem = ""
+    if core >= profile.dla_cores:
+        problem = f"{profile.name} has {profile.dla_cores or 'no'} DLA cores"
+    elif precision == "fp32":
+        problem = "a DLA computes in FP16 and INT8 only"
+    elif not batch[0] == batch[1] == batch[2]:
+        problem = f"a DLA takes one shape, and batches of {batch[0]} to {batch[2]} are three: add --batch 1,1,1"
+    if problem:
+        raise UsageError(f"--dla-core {core} (experimental) cannot be used: {problem}", fix="build without --dla-core")
+
+
+def bundle(request: Request, source: Source, precision: str, tile: tuple[int, int], obstacle: str) -> Outcome:
+    """Write the bundle for a target that this machine cannot build for; ``precision`` may be "auto"."""
+    wanted = ("fp16", "int8") if precision == "auto" else (precision,)
+    graphs = tuple(
+        prepare(source, each, tile, calibration=request.calibration, uint8_io=request.uint8_io) for each in wanted
+    )
+    folder = request.out / f"{source.name}-{request.profile.name}-{precision}.bundle"
+    # there, everything lies in the folder that the command is run in
+    toml = find_toml("engines", request.target or request.profile.name)
+    known = request.profile.name in list_tomls("engines")
+    there = dataclasses.replace(
+        request,
+        asked=f"{source.name}.onnx",
+        target=request.profile.name if known else f"./{request.profile.name}.toml",
+        out=Path("engines"),
+        calibration=None,
+    )
+    contents = Contents(source, graphs, request.profile, toml, tile, request.batch or request.profile.batch)
+    write_bundle(folder, contents, command_of(there, precision))
+    notes = (f"this machine cannot build for {request.profile.name}: {obstacle}",)
+    return Outcome(folder, None, notes=notes, shares=graphs[-1].shares)

@@ -1,0 +1,412 @@
+"""TensorRT and TensorRT-RTX: plans that ``bfsr-edge build-engine`` made, on an NVIDIA GPU.
+
+One code path for TensorRT 10.3 to 11.4 and TensorRT-RTX 1.x; what differs between them is in ``trt.py``. Every answer
+of TensorRT is looked at: an unheeded False is a black picture.
+
+A batch is cut into chunks of the size that the plan was tuned for. Two sets of buffers take turns, each with a pinned
+host array and device memory for input and output: while one chunk is computed, the next is copied in and the last one
+out. Three streams, ordered by events::
+
+    copy in    | 0 | 1 |     | 2 |     | 3 |
+    compute        |    0    |    1    |    2    |    3    |
+    copy out                 | 0 |     | 1 |     | 2 |     | 3 |
+
+The same chunk size in the same buffers is captured as a CUDA graph when it comes for the second time. TensorRT-RTX
+captures by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bfsr_edge.errors import BackendError, BfsrError, ModelError, UsageError
+from bfsr_edge.runtime import base, cuda, sidecar, trt
+from bfsr_edge.runtime.base import CHANNELS
+from bfsr_edge.weights import Model
+
+NAME = "tensorrt"
+KIND = "engine"
+PROFILE = 0
+SLOTS = 2
+MESSAGES_KEPT = 5
+
+LOG = logging.getLogger("bfsr_edge.runtime.tensorrt")
+
+
+@dataclass
+class Plan:
+    """A deserialised plan and what it says of itself. TensorRT needs all of it to stay alive as long as the context."""
+
+    api: trt.Api
+    logger: Any
+    runtime: Any
+    engine: Any
+
+    def release(self) -> None:
+        """Drop the engine, then its runtime, then the logger: bindings free what loses its last reference."""
+        self.engine = None
+        self.runtime = None
+        self.logger = None
+
+    input: str
+    """Name of the input tensor."""
+    output: str
+    """Name of the output tensor."""
+    dtype: np.dtype[Any]
+    """float32 or uint8, of input and output."""
+    batch: tuple[int, int, int]
+    """Smallest, best and largest number of tiles."""
+    tile: tuple[int, int]
+    """Height and width of the input."""
+
+
+class Messages:
+    """What TensorRT logged: the errors are kept until somebody asks why a call failed."""
+
+    def __init__(self) -> None:
+        self._errors: list[str] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, severity: str, text: str) -> None:
+        """Take a message; called from any thread of TensorRT's."""
+        if severity == "error":
+            with self._lock:
+                self._errors = [*self._errors[1 - MESSAGES_KEPT :], text.strip()]
+        LOG.log(logging.INFO if severity == "warning" else logging.DEBUG, "TensorRT: %s", text)
+
+    def take(self) -> tuple[str, ...]:
+        """The errors since the last call, oldest first."""
+        with self._lock:
+            told, self._errors = tuple(self._errors), []
+        return told
+
+
+@dataclass
+class Slot:
+    """Buffers for one chunk on its way."""
+
+    host_in: cuda.Pinned
+    host_out: cuda.Pinned
+    device_in: cuda.Memory
+    device_out: cuda.Memory
+    copied_in: cuda.Event
+    computed: cuda.Event
+    copied_out: cuda.Event
+
+
+class Engine(base.Engine):
+    """A plan with its context, streams, buffers and CUDA graphs."""
+
+    def __init__(self, info: base.EngineInfo, gpu: cuda.Cuda, plan: Plan, messages: Messages, *, graphs: bool) -> None:
+        super().__init__(info)
+        self._gpu = gpu
+        self._plan: Plan | None = plan
+        self._messages = messages
+        self._context: Any = None
+        self._graphs: dict[tuple[int, int], cuda.Graph] = {}
+        self._seen: set[tuple[int, int]] = set()
+        self._streams: list[cuda.Stream] = []
+        self._slots: list[Slot] = []
+        self._frees: list[Callable[[], None]] = []
+        self._capturing = False
+        try:
+            with gpu.active():
+                self._prepare(plan, graphs)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, plan: Plan, graphs: bool) -> None:
+        gpu = self._gpu
+        for _ in range(3):
+            stream = gpu.stream()
+            self._streams.append(stream)
+            self._frees.append(functools.partial(gpu.destroy_stream, stream))
+        self._context = trt.create_context(plan.api, plan.engine, cuda_graph=graphs)
+        self._check(
+            self._context.set_optimization_profile_async(PROFILE, self._compute.handle), "choose the plan's profile"
+        )
+        gpu.synchronize(self._compute)
+        # RTX captures by itself; pycuda cannot
+        self._capturing = graphs and gpu.graphs and not trt.captures_by_itself(plan.api)
+        height, width = plan.tile
+        scale, largest = self.info.scale, plan.batch[1]
+        shape_in = (largest, CHANNELS, height, width)
+        shape_out = (largest, CHANNELS, scale * height, scale * width)
+        self._slots = [self._slot(shape_in, shape_out, plan.dtype) for _ in range(SLOTS)]
+
+    @property
+    def _copy_in(self) -> cuda.Stream:
+        return self._streams[0]
+
+    @property
+    def _compute(self) -> cuda.Stream:
+        return self._streams[1]
+
+    @property
+    def _copy_out(self) -> cuda.Stream:
+        return self._streams[2]
+
+    def _slot(self, shape_in: tuple[int, ...], shape_out: tuple[int, ...], dtype: np.dtype[Any]) -> Slot:
+        gpu = self._gpu
+
+        def pinned(shape: tuple[int, ...]) -> cuda.Pinned:
+            made = gpu.pinned(shape, dtype)
+            self._frees.append(lambda: gpu.free_pinned(made))
+            return made
+
+        def memory(shape: tuple[int, ...]) -> cuda.Memory:
+            made = gpu.allocate(int(np.prod(shape)) * dtype.itemsize)
+            self._frees.append(lambda: gpu.free(made))
+            return made
+
+        def event() -> cuda.Event:
+            made = gpu.event()
+            self._frees.append(lambda: gpu.destroy_event(made))
+            return made
+
+        return Slot(pinned(shape_in), pinned(shape_out), memory(shape_in), memory(shape_out), event(), event(), event())
+
+    def _infer(self, batch: base.Batch) -> base.Batch:
+        if self._plan is None:
+            raise UsageError(f"{self.info.model} was closed", fix="load it again")
+        height, width = (side * self.info.scale for side in self.info.tile)
+        result = np.empty((len(batch), CHANNELS, height, width), np.float32)
+        best = self._plan.batch[1]
+        waiting: list[tuple[int, int, int]] = []
+        with self._gpu.active():
+            try:
+                for number, start in enumerate(range(0, len(batch), best)):
+                    stop = min(start + best, len(batch))
+                    if len(waiting) == SLOTS:  # its buffers are needed now
+                        self._collect(result, *waiting.pop(0))
+                    self._submit(number % SLOTS, batch[start:stop])
+                    waiting.append((number % SLOTS, start, stop))
+                while waiting:
+                    self._collect(result, *waiting.pop(0))
+            except BaseException:
+                self._settle()
+                raise
+        return result
+
+    def _submit(self, index: int, tiles: base.Batch) -> None:
+        """Start copying tiles in, computing and copying out, in the buffers of one slot."""
+        assert self._plan is not None
+        gpu, slot, count = self._gpu, self._slots[index], max(len(tiles), self._plan.batch[0])
+        source = slot.host_in.array[:count]
+        _fill(source, tiles)
+        gpu.copy_in(slot.device_in, source, self._copy_in)
+        gpu.record(slot.copied_in, self._copy_in)
+        gpu.wait(self._compute, slot.copied_in)
+        self._execute(index, slot, count)
+        gpu.record(slot.computed, self._compute)
+        gpu.wait(self._copy_out, slot.computed)
+        gpu.copy_out(slot.host_out.array[:count], slot.device_out, self._copy_out)
+        gpu.record(slot.copied_out, self._copy_out)
+
+    def _execute(self, index: int, slot: Slot, count: int) -> None:
+        """Put the network's work on ``count`` tiles of a slot into the compute stream."""
+        key = (index, count)
+        if key in self._graphs:
+            self._gpu.launch(self._graphs[key], self._compute)
+            return
+        assert self._plan is not None
+        context, plan = self._context, self._plan
+        shape = (count, CHANNELS, *plan.tile)
+        self._check(context.set_input_shape(plan.input, shape), f"take an input of {base.by(shape)}")
+        self._check(context.set_tensor_address(plan.input, slot.device_in.address), "take the address of its input")
+        self._check(context.set_tensor_address(plan.output, slot.device_out.address), "take the address of its output")
+        # a plain run: after a change of shape or address TensorRT does work that must not be captured
+        self._enqueue()
+        if self._capturing and key in self._seen:
+            self._capture(key)
+        self._seen.add(key)
+
+    def _enqueue(self) -> None:
+        self._check(self._context.execute_async_v3(self._compute.handle), "run the network")
+
+    def _capture(self, key: tuple[int, int]) -> None:
+        """Capture what was just run; where that fails the engine goes on without graphs, which only costs time."""
+        try:
+            self._graphs[key] = self._gpu.capture(self._compute, self._enqueue)
+        except Exception as error:  # bindings raise what they like
+            self._capturing = False
+            reason = "; ".join((error.what, *error.why)) if isinstance(error, BfsrError) else base.first_line(error)
+            LOG.warning("%s runs without CUDA graphs: %s", self.info.model, reason)
+
+    def _collect(self, result: base.Batch, index: int, start: int, stop: int) -> None:
+        """Wait for a slot and take its result."""
+        slot = self._slots[index]
+        self._gpu.wait_for(slot.copied_out)
+        result[start:stop] = base.from_uint8(slot.host_out.array[: stop - start])
+
+    def _settle(self) -> None:
+        """After a failure: nothing may still be reading or writing the buffers when the next batch comes."""
+        for stream in self._streams:
+            with contextlib.suppress(BackendError):
+                self._gpu.synchronize(stream)
+
+    def _check(self, worked: Any, what: str) -> None:
+        if not worked:
+            told = self._messages.take()
+            raise BackendError(
+                f"{NAME} would not {what}, and said so by False alone" if not told else f"{NAME} would not {what}",
+                why=told or ("the GPU has no memory left", "the plan is not for this GPU"),
+                fix="try a smaller --batch, or bfsr-edge doctor --selftest",
+            )
+
+    def close(self) -> None:
+        """Free everything, in the order that TensorRT asks for: graphs, context, engine, runtime, then the memory."""
+        with self._lock:
+            plan, self._plan = self._plan, None
+            if plan is None:
+                return
+            with self._gpu.active():
+                self._settle()
+                for graph in self._graphs.values():
+                    self._gpu.destroy_graph(graph)
+                self._graphs.clear()
+                self._context = None
+                plan.release()
+                while self._frees:
+                    with contextlib.suppress(BackendError):
+                        self._frees.pop()()
+                self._slots, self._streams = [], []
+            self._gpu.close()
+
+    def __del__(self) -> None:
+        # at the interpreter's end half of everything is gone already, and the driver cleans up
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+def load(
+    model: Model, *, device: str, tile: int | tuple[int, int] | None, precision: str, threads: int | None
+) -> Engine:
+    """Load a plan; see ``bfsr_edge.runtime.load`` for the arguments and errors.
+
+    The sidecar is checked before TensorRT sees a byte of the plan.
+    """
+    described = sidecar.read(model.path)
+    sidecar.check_plan(described, model)
+    fixed = base.tile_size(tile, described.stride, described.tile)
+    if fixed != described.tile:
+        raise UsageError(
+            f"{model.path} has tiles of {base.by(described.tile)}, not {base.by(fixed)}",
+            why=("a plan of TensorRT has the tile that it was built with",),
+            fix=f"leave --tile out, or build another: {described.rebuild}",
+        )
+    executed = sidecar.executed(described)
+    if precision not in ("auto", described.precision, executed):
+        raise UsageError(
+            f"{model.path} was built for {described.precision}, and {precision} was asked for",
+            fix=f"leave --precision out, or build another: {described.rebuild}",
+        )
+    index = int(device.partition(":")[2])
+    api = trt.load_api(described.flavour)
+    gpu = cuda.open_device(index)
+    try:
+        here = sidecar.Here(api.flavour, api.version, gpu.sm, gpu.gpu)
+        for remark in sidecar.check_machine(described, model.path, here):
+            LOG.warning("%s: %s", model.path.name, remark)
+        messages = Messages()
+        with gpu.active():
+            plan = _deserialise(api, model, described, messages)
+        info = base.EngineInfo(
+            model=model.name,
+            backend=described.flavour,
+            backend_version=api.version,
+            device=device,
+            precision=executed,
+            scale=described.scale,
+            stride=described.stride,
+            receptive_field=described.receptive_field,
+            tile=described.tile,
+            sha256=model.sha256,
+            batch=described.batch[1],
+        )
+    except BaseException:
+        gpu.close()
+        raise
+    return Engine(info, gpu, plan, messages, graphs=True)
+
+
+def _deserialise(api: trt.Api, model: Model, described: sidecar.Sidecar, messages: Messages) -> Plan:
+    """The plan's engine, and its tensors compared with what the sidecar says.
+
+    Raises
+    ------
+    ModelError
+        TensorRT does not take the plan, or the sidecar is of another one.
+    """
+    logger = trt.make_logger(api, messages)
+    runtime = api.module.Runtime(logger)
+    content = model.path.read_bytes()
+    refusal = trt.engine_invalidity(api, runtime, content) if runtime else ""
+    if described.version_compatible and runtime:
+        runtime.engine_host_code_allowed = True  # such a plan brings its own lean runtime along
+    engine = runtime.deserialize_cuda_engine(content) if runtime and not refusal else None
+    if engine is None:
+        why = messages.take()
+        raise ModelError(
+            f"{api.flavour} {api.version} cannot load {model.path}",
+            why=(refusal, *why) if refusal else why or ("it was built on another machine", "the GPU's memory is full"),
+            fix=f"build it here: {described.rebuild}",
+        )
+    module = api.module
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    modes = module.TensorIOMode.INPUT, module.TensorIOMode.OUTPUT
+    inputs, outputs = ([name for name in names if engine.get_tensor_mode(name) == mode] for mode in modes)
+    told: list[str] = []
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelError(
+            f"{model.path} has {len(inputs)} inputs and {len(outputs)} outputs instead of one each",
+            fix=f"build it again: {described.rebuild}",
+        )
+    dtypes = [np.dtype(module.nptype(engine.get_tensor_dtype(name))) for name in (inputs[0], outputs[0])]
+    least, best, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(inputs[0], PROFILE))
+    tiles = {shape[2:] for shape in (least, best, most)}
+    for what, found, said in (
+        ("type of its input", str(dtypes[0]), described.io),
+        ("type of its output", str(dtypes[1]), described.io),
+        ("tile", base.by(best[2:]), base.by(described.tile)),
+        ("batch", base.by((least[0], best[0], most[0])), base.by(described.batch)),
+    ):
+        if found != said:
+            told.append(f"the {what} is {found}, the sidecar says {said}")
+    if len(tiles) != 1:
+        told.append("its tile is not fixed")
+    if told:
+        raise ModelError(
+            f"{model.path} is not what its sidecar says", why=told, fix=f"build it again: {described.rebuild}"
+        )
+    return Plan(
+        api=api,
+        logger=logger,
+        runtime=runtime,
+        engine=engine,
+        input=inputs[0],
+        output=outputs[0],
+        dtype=dtypes[0],
+        batch=(least[0], best[0], most[0]),
+        tile=(best[2], best[3]),
+    )
+
+
+def _fill(target: npt.NDArray[Any], tiles: base.Batch) -> None:
+    """Put tiles into an input buffer; a chunk below the plan's smallest is filled up with its last tile."""
+    count = len(tiles)
+    if target.dtype == np.uint8:
+        base.to_uint8(tiles, target[:count])
+    else:
+        target[:count] = tiles
+    target[count:] = target[count - 1]

@@ -1,0 +1,131 @@
+"""What a generator is trained with besides the pixel loss: SRGAN, and a substitute without pretrained weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bfsr_edge.errors import TrainingError
+from bfsr_edge.train.discriminator import Discriminator
+from bfsr_edge.train.features import load_vgg
+from bfsr_edge.train.losses import focal_frequency
+from bfsr_edge.train.recipe import Recipe
+
+
+class Adversary:
+    """The discriminator with its optimizer, and the losses on both sides.
+
+    Parameters
+    ----------
+    recipe
+        ``adversarial`` holds the weights of the terms; ``data.crop``, or ``data.size`` without one, is the side of the
+        pictures; ``optimizer.betas`` and ``seed`` are the discriminator's too.
+    device
+        Where it lives.
+
+    Raises
+    ------
+    UsageError
+        The pictures' side does not suit the discriminator.
+    ModelError
+        The weights of VGG19 are needed, and missing or damaged.
+    """
+
+    discriminator: nn.Module | None
+    """None without ``adversarial.gan``. May be replaced by itself in DistributedDataParallel; always in training mode,
+    so its running statistics are never used."""
+    optimizer: torch.optim.Optimizer | None
+    """The discriminator's Adam; whoever trains sets its rate, takes its steps and saves its state."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.weights = recipe.adversarial
+        self.discriminator = self.optimizer = None
+        if self.weights.gan > 0:
+            # the generator's first weights and torch's random state do not depend on there being a discriminator
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(recipe.seed)
+                network = Discriminator(self.weights.channels, recipe.data.crop or recipe.data.size)
+            # the layout that convolutions want, as for the generator
+            self.discriminator = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not typed
+            self.optimizer = torch.optim.Adam(
+                self.discriminator.parameters(), lr=self.weights.rate, betas=recipe.optimizer.betas
+            )
+        self._vgg = load_vgg(self.weights.perceptual_file).to(device) if self.weights.perceptual > 0 else None
+
+    def generator_loss(self, prediction: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """The weighted terms of the recipe by name, to be added to the pixel loss.
+
+        Parameters
+        ----------
+        prediction
+            The generator's output, float32 N×3×side×side in [0, 1] but not clipped. The gradient of every term goes
+            into it, and into nothing else.
+        truth
+            The same in photographs.
+
+        Returns
+        -------
+        dict
+            ``gan``, ``perceptual``, ``matching`` and ``frequency``, as far as their weight is above 0; each a float32
+            number on the device.
+        """
+        terms: dict[str, Tensor] = {}
+        truth = truth.detach()
+        if self.discriminator is not None:
+            matched = self.weights.matching > 0
+            batches = (prediction, truth) if matched else (prediction,)
+            with _frozen(self.discriminator):
+                judged = self.discriminator(*batches, features=matched)
+            terms["gan"] = self.weights.gan * _taken_for(judged[0].logits, real=True)
+            if matched:
+                terms["matching"] = self.weights.matching * feature_distance(judged[0].features, judged[1].features)
+        if self._vgg is not None:
+            terms["perceptual"] = self.weights.perceptual * self._vgg.distance(prediction, truth)
+        if self.weights.frequency > 0:
+            terms["frequency"] = self.weights.frequency * focal_frequency(prediction, truth)
+        return terms
+
+    def discriminator_loss(self, prediction: Tensor, truth: Tensor) -> Tensor:
+        """Vanilla GAN loss of the discriminator: cross-entropy on photographs plus that on results, each of weight 1.
+
+        Call it behind the generator's backward pass: the running statistics change here.
+
+        Parameters
+        ----------
+        prediction, truth
+            As for `generator_loss`; no gradient goes into either.
+
+        Raises
+        ------
+        TrainingError
+            The recipe has no discriminator.
+        """
+        if self.discriminator is None:
+            raise TrainingError("this recipe has no discriminator to train", fix="give adversarial.gan a weight")
+        real, false = self.discriminator(truth.detach(), prediction.detach())
+        return _taken_for(real.logits, real=True) + _taken_for(false.logits, real=False)
+
+
+def feature_distance(prediction: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
+    """Feature matching (Wang et al. 2018, arXiv 1711.11585): L1 of each layer, averaged over the layers."""
+    pairs = zip(prediction, truth, strict=True)
+    return torch.stack([F.l1_loss(mine.float(), theirs.detach().float()) for mine, theirs in pairs]).mean()
+
+
+def _taken_for(logits: Tensor, *, real: bool) -> Tensor:
+    """Cross-entropy of being taken for photographs (``real``) or for results."""
+    return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, float(real), dtype=torch.float32))
+
+
+@contextlib.contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """What is computed inside sends no gradient to the network's parameters, only through it."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

@@ -1,0 +1,72 @@
+"""torch.compile: whether it is wanted, whether it works here, and what is said about it."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from bfsr_edge.errors import TrainingError, UsageError
+from bfsr_edge.train.recipe import Recipe
+
+
+def choose_compile(recipe: Recipe, device: torch.device) -> tuple[bool, str]:
+    """Whether to compile the network, and a few words on it for the user.
+
+    ``auto`` compiles on a GPU if a compiler works there, and says why not; on a CPU it does not.
+
+    Raises
+    ------
+    UsageError
+        The recipe says ``on``, and no compiler works.
+    """
+    if recipe.compile == "off" or (recipe.compile == "auto" and device.type != "cuda"):
+        return False, "not compiled"
+    reason = why_not(device)
+    if not reason:
+        return True, "compiled"
+    if recipe.compile == "on":
+        raise UsageError(
+            f"torch.compile does not work on {device}",
+            why=(reason, "it needs g++ on a CPU, Triton and a C compiler on a GPU"),
+            fix="apt install g++, or train without it: --compile off",
+        )
+    return False, f"not compiled, as torch.compile does not work here: {reason}"
+
+
+def why_not(device: torch.device) -> str:
+    """Why torch.compile does not work on ``device``, in a line; empty if it does. Compiles something small to see."""
+
+    def probe(x: Tensor) -> Tensor:
+        return torch.relu(x) * 2 + 1
+
+    try:
+        with warnings.catch_warnings():  # deprecations inside the compiler
+            warnings.simplefilter("ignore")
+            torch.compile(probe)(torch.ones(8, device=device))
+    except Exception as error:  # every part of the compiler has exceptions of its own
+        return _first_line(error)
+    return ""
+
+
+def compile_in_place(network: nn.Module) -> None:
+    """Compile the module's forward pass; its parameters keep their names, and a copy or a checkpoint knows nothing."""
+    network.compile()
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """An error of the compiler inside becomes one of ours."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise TrainingError(
+            "torch.compile could not compile the network", why=(_first_line(error),), fix="--compile off"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

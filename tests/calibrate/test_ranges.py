@@ -1,0 +1,130 @@
+"""Histograms and the ranges chosen from them; the activations that they count."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from bfsr_edge.calibrate.ranges import Histogram, activations, scales
+from bfsr_edge.errors import BackendError, ModelError, UsageError
+from bfsr_edge.quantization import LEVELS, METHODS, source_tensors
+from tests.calibrate.helpers import TILE, graph
+
+
+def values(seed: int = 0, count: int = 1_000_000) -> NDArray[np.float32]:
+    """Normal, with a few far outliers and exact zeros, as activations have."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.normal(size=count).astype(np.float32)
+    drawn[: count // 3] = 0
+    drawn[-3:] = (12, -15, 20)
+    return drawn
+
+
+def error(data: NDArray[np.float32], limit: float) -> float:
+    step = limit / LEVELS
+    return float(np.mean(np.square(data - np.clip(np.rint(data / step), -LEVELS, LEVELS) * step)))
+
+
+def test_least_error_is_the_least() -> None:
+    data = values()
+    histogram = Histogram()
+    for part in np.array_split(data, 7):
+        histogram.add(part)
+    found = histogram.least_error()
+    assert histogram.maximum == 20
+    assert found < 15
+    tried = [error(data, limit) for limit in np.linspace(0.5, 20, 200)]
+    assert error(data, found) == pytest.approx(min(tried), rel=0.05)
+
+
+def test_counts_do_not_depend_on_the_order() -> None:
+    """Bins are added where later values are larger, and none is lost."""
+    data = values()
+    histogram = Histogram()
+    for part in np.array_split(np.sort(np.abs(data)), 50):
+        histogram.add(part)
+    assert int(histogram.counts.sum()) + histogram.zeros == data.size
+    assert len(histogram.counts) * histogram.width >= 20
+    centres = (np.arange(len(histogram.counts)) + 0.5) * histogram.width
+    assert float(np.dot(histogram.counts, centres)) == pytest.approx(float(np.abs(data).sum()), rel=0.01)
+
+
+@pytest.fixture
+def pictures() -> list[NDArray[np.uint8]]:
+    return [np.random.default_rng(seed).integers(0, 256, (TILE, TILE, 3), dtype=np.uint8) for seed in range(3)]
+
+
+def test_methods(pictures: list[NDArray[np.uint8]]) -> None:
+    """The maximum is the largest magnitude seen; percentiles lie below and fall with the percentage."""
+    pytest.importorskip("onnxruntime")
+    proto = graph("msrresnet")
+    tensors = list(source_tensors(proto).values())
+    found = scales(proto, tensors, pictures, METHODS, 99.9)
+    assert set(found) == set(METHODS)
+    seen = dict.fromkeys(tensors, 0.0)
+    for step in activations(proto, tensors, pictures):
+        for name, value in step.items():
+            seen[name] = max(seen[name], float(np.abs(value).max()))
+    lower = scales(proto, tensors, pictures, ["percentile"], 99.0)["percentile"]
+    for name in tensors:
+        assert found["max"][name] == pytest.approx(seen[name] / LEVELS, rel=1e-5)
+        assert 0 < lower[name] < found["percentile"][name] <= found["max"][name]
+        assert 0 < found["mse"][name] <= found["max"][name]
+        assert 0 < found["entropy"][name] <= found["max"][name] * 1.01
+
+
+def test_percentile_is_that_of_the_values(pictures: list[NDArray[np.uint8]]) -> None:
+    pytest.importorskip("onnxruntime")
+    proto = graph("msrresnet")
+    name = source_tensors(proto)["/conv_hr/Conv"]
+    together = np.concatenate([step[name].ravel() for step in activations(proto, [name], pictures)])
+    expected = np.percentile(np.abs(together), 99.9)
+    found = scales(proto, [name], pictures, ["percentile"], 99.9)["percentile"][name] * LEVELS
+    assert found == pytest.approx(float(expected), rel=0.01)
+
+
+def test_progress_and_unknown_method(pictures: list[NDArray[np.uint8]]) -> None:
+    proto = graph("edsr")
+    tensors = list(source_tensors(proto).values())
+    steps: list[int] = []
+    scales(proto, tensors, pictures, ["max"], 99.9, progress=lambda: steps.append(1))
+    assert len(steps) == len(pictures)
+    with pytest.raises(UsageError, match="there is no method 'median'"):
+        scales(proto, tensors, pictures, ["median"], 99.9)
+
+
+def test_a_layer_that_is_always_zero(pictures: list[NDArray[np.uint8]]) -> None:
+    proto = graph("msrresnet")
+    for tensor in proto.graph.initializer:
+        if tensor.name.startswith("trunk_net.0.conv1"):
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
+    with pytest.raises(ModelError, match="is zero on every calibration face"):
+        scales(proto, list(source_tensors(proto).values()), pictures, ["mse"], 99.9)
+
+
+def test_weights_that_are_no_numbers(pictures: list[NDArray[np.uint8]]) -> None:
+    proto = graph("edsr")
+    for tensor in proto.graph.initializer:
+        if tensor.name == "conv_first.bias":
+            spoilt = np.full_like(numpy_helper.to_array(tensor), np.nan)
+            tensor.CopyFrom(numpy_helper.from_array(spoilt, tensor.name))
+    with pytest.raises(ModelError, match="holds NaN or Inf"):
+        scales(proto, list(source_tensors(proto).values()), pictures, ["max"], 99.9)
+
+
+def test_without_onnxruntime(pictures: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two methods need it and say how to get it; the others do not."""
+    proto = graph("edsr")
+    tensors = list(source_tensors(proto).values())
+    for name in [name for name in sys.modules if name.split(".")[0] == "onnxruntime"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert scales(proto, tensors, pictures, ["max", "mse"], 99.9)
+    for method in ("percentile", "entropy"):
+        with pytest.raises(BackendError) as caught:
+            scales(proto, tensors, pictures, [method], 99.9)
+        assert "bfsr-edge[onnxruntime]" in caught.value.fix

@@ -1,0 +1,468 @@
+"""The discriminator, the losses on both sides, and where VGG19 comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bfsr_edge.errors import ModelError, TrainingError, UsageError
+from bfsr_edge.models import create, parameter_count
+from bfsr_edge.resources import find_toml
+from bfsr_edge.train import schedule
+from bfsr_edge.train.adversarial import Adversary, feature_distance
+from bfsr_edge.train.discriminator import Discriminator
+from bfsr_edge.train.features import CONVOLUTIONS, DEVIATION, MEAN, load_vgg
+from bfsr_edge.train.losses import focal_frequency
+from bfsr_edge.train.recipe import Adversarial, Data, Optimizer, Recipe, load_recipe
+from tests.train.vgg import make_vgg, named_by_hash, vgg_tensors
+
+CPU = torch.device("cpu")
+SIDE = 32
+
+
+def adversary(**weights: Any) -> Adversary:
+    recipe = Recipe(
+        data=Data(size=64, crop=SIDE),
+        optimizer=Optimizer(betas=(0.8, 0.95)),
+        adversarial=Adversarial(**{"channels": 4, "rate": 1e-3, **weights}),
+    )
+    return Adversary(recipe, CPU)
+
+
+def pictures(seed: int, count: int = 2, side: int = SIDE) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def backward(loss: Tensor) -> None:
+    loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]  # torch's own
+
+
+def gradients(network: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+
+# the discriminator
+
+
+def test_the_discriminator_is_the_published_one() -> None:
+    network = Discriminator()
+    with torch.no_grad():
+        (judged,) = network(torch.rand(2, 3, 128, 128), features=True)
+    assert judged.logits.shape == (2, 1)
+    assert [tuple(feature.shape[1:]) for feature in judged.features] == [
+        *((64, 128, 128), (64, 64, 64), (128, 64, 64), (128, 32, 32), (256, 32, 32)),
+        *((256, 16, 16), (512, 16, 16), (512, 8, 8), (512, 8, 8), (512, 4, 4)),
+    ]
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert [(module.kernel_size[0], module.stride[0]) for module in convolutions] == [(3, 1), (4, 2)] * 5
+    assert [module.bias is not None for module in convolutions] == [True] + [False] * 9
+    kernels = 3 * 64 * 9 + 64 * 64 * 16 + 64 * 128 * 9 + 128 * 128 * 16 + 128 * 256 * 9 + 256 * 256 * 16
+    kernels += 256 * 512 * 9 + 512 * 512 * 16 + 512 * 512 * 9 + 512 * 512 * 16
+    normalisation = 2 * (64 + 2 * 128 + 2 * 256 + 4 * 512)
+    linear = 512 * 4 * 4 * 100 + 100 + 100 + 1
+    assert sum(parameter.numel() for parameter in network.parameters()) == kernels + 64 + normalisation + linear
+    assert sum(parameter.numel() for parameter in network.parameters()) == 14_499_401
+
+
+def test_features_are_empty_unless_asked_for_and_batches_do_not_mix() -> None:
+    torch.manual_seed(0)
+    network = Discriminator(4, SIDE)
+    one, other = pictures(1), pictures(2)
+    alone = network(one)[0]
+    together = network(one, other)
+    assert alone.features == []
+    assert torch.equal(together[0].logits, alone.logits)  # normalised by its own statistics, not by both batches'
+    assert not torch.equal(network(torch.cat([one, other]))[0].logits[:2], alone.logits)
+
+
+@pytest.mark.parametrize("side", [96, 192])
+def test_any_multiple_of_32_will_do(side: int) -> None:
+    assert Discriminator(2, side)(pictures(0, side=side))[0].logits.shape == (2, 1)
+
+
+def test_other_sides_are_refused() -> None:
+    recipe = Recipe(data=Data(crop=100), adversarial=Adversarial(gan=1.0))
+    with pytest.raises(UsageError) as caught:
+        Adversary(recipe, CPU)
+    assert str(caught.value) == (
+        "the discriminator cannot take pictures of 100 pixels\n"
+        "  likely because it halves them five times, so their side must be a multiple of 32\n"
+        "  next: set data.crop to 128, as SRGAN was published"
+    )
+    with pytest.raises(TrainingError, match=r"32×32 pixels in 3 channels, not \(3, 64, 64\)"):
+        Discriminator(2, SIDE)(pictures(0, side=64))
+
+
+# the adversary
+
+
+def test_without_gan_there_is_no_discriminator() -> None:
+    enemy = adversary(frequency=1.0)
+    assert enemy.discriminator is None
+    assert enemy.optimizer is None
+    assert list(enemy.generator_loss(pictures(1), pictures(2))) == ["frequency"]
+    with pytest.raises(TrainingError, match="no discriminator"):
+        enemy.discriminator_loss(pictures(1), pictures(2))
+
+
+def test_the_discriminator_comes_from_the_recipe_and_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = adversary(gan=1.0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    second = adversary(gan=1.0)
+    assert first.discriminator is not None
+    assert second.discriminator is not None
+    for mine, theirs in zip(first.discriminator.parameters(), second.discriminator.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert isinstance(first.optimizer, torch.optim.Adam)
+    group = first.optimizer.param_groups[0]
+    assert (group["lr"], group["betas"]) == (1e-3, (0.8, 0.95))
+    assert first.discriminator.training
+
+
+def test_the_generators_loss_reaches_the_generator_and_not_the_discriminator() -> None:
+    enemy = adversary(gan=0.5, matching=2.0, frequency=1.0)
+    assert enemy.discriminator is not None
+    generator = nn.Conv2d(3, 3, 3, padding=1)
+    truth = pictures(2).requires_grad_()
+    terms = enemy.generator_loss(generator(pictures(1)), truth)
+    assert list(terms) == ["gan", "matching", "frequency"]
+    for term in terms.values():
+        assert term.shape == ()
+        generator.zero_grad()
+        backward(term)
+        assert all(float(gradient.abs().sum()) > 0 for gradient in gradients(generator))
+    assert len(gradients(generator)) == 2
+    assert gradients(enemy.discriminator) == []
+    assert truth.grad is None
+    assert all(parameter.requires_grad for parameter in enemy.discriminator.parameters())
+
+
+def test_the_discriminators_loss_reaches_the_discriminator_and_not_the_generator() -> None:
+    enemy = adversary(gan=1.0)
+    assert enemy.discriminator is not None
+    prediction = pictures(1).requires_grad_()
+    backward(enemy.discriminator_loss(prediction, pictures(2)))
+    assert prediction.grad is None
+    assert len(gradients(enemy.discriminator)) == len(list(enemy.discriminator.parameters()))
+
+
+class Fixed(nn.Module):
+    """A discriminator whose logit is the mean of the picture, and whose features are the picture and its half."""
+
+    def forward(self, *batches: Tensor, features: bool = False) -> list[types.SimpleNamespace]:
+        return [
+            types.SimpleNamespace(logits=batch.mean(dim=(1, 2, 3)).view(-1, 1), features=[batch, batch[..., :1] / 2])
+            for batch in batches
+        ]
+
+
+def test_the_values_are_those_computed_by_hand() -> None:
+    enemy = adversary(gan=0.5, matching=3.0)
+    enemy.discriminator = Fixed()
+    prediction, truth = torch.full((1, 3, 2, 2), 0.25), torch.full((1, 3, 2, 2), 0.75)
+    terms = enemy.generator_loss(prediction, truth)
+    assert float(terms["gan"]) == pytest.approx(0.5 * math.log(1 + math.exp(-0.25)))
+    assert float(terms["matching"]) == pytest.approx(3.0 * (0.5 + 0.25) / 2)
+    real, false = math.log(1 + math.exp(-0.75)), math.log(1 + math.exp(0.25))
+    assert float(enemy.discriminator_loss(prediction, truth)) == pytest.approx(real + false)
+
+
+def test_layers_count_alike_whatever_their_size() -> None:
+    mine = [torch.ones(1, 2, 8, 8), torch.ones(1, 4, 2, 2)]
+    theirs = [torch.zeros(1, 2, 8, 8), torch.full((1, 4, 2, 2), 4.0)]
+    assert float(feature_distance(mine, theirs)) == pytest.approx((1 + 3) / 2)
+
+
+def test_a_discriminator_learns_to_separate_two_sets() -> None:
+    enemy = adversary(gan=1.0, rate=5e-3)
+    assert enemy.discriminator is not None
+    assert enemy.optimizer is not None
+
+    def lit(seed: int, above: bool) -> Tensor:
+        noise = pictures(seed, 8) / 2
+        noise[:, :, : SIDE // 2] += 0.5 * above
+        noise[:, :, SIDE // 2 :] += 0.5 * (not above)
+        return noise
+
+    losses = []
+    for number in range(40):
+        loss = enemy.discriminator_loss(lit(number, above=False), lit(1000 + number, above=True))
+        enemy.optimizer.zero_grad()
+        backward(loss)
+        enemy.optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[0] > 1.2  # two coins are 1.386
+    assert losses[-1] < 0.3
+    with torch.no_grad():
+        real, false = enemy.discriminator(lit(5000, above=True), lit(5001, above=False))
+    assert float(real.logits.min()) > 0 > float(false.logits.max())
+
+
+def test_the_losses_are_float32_under_autocast() -> None:
+    enemy = adversary(gan=1.0, matching=1.0, frequency=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = enemy.generator_loss(pictures(1), pictures(2))
+        loss = enemy.discriminator_loss(pictures(1), pictures(2))
+    assert {term.dtype for term in (*terms.values(), loss)} == {torch.float32}
+
+
+DISTRIBUTED = """
+import sys, torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tests.train.test_adversarial import adversary, pictures
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+plain, wrapped = adversary(gan=1.0, matching=1.0), adversary(gan=1.0, matching=1.0)
+wrapped.discriminator = DistributedDataParallel(wrapped.discriminator)
+for number in range(3):
+    losses = []
+    for enemy in (plain, wrapped):
+        made = pictures(number).requires_grad_()
+        sum(enemy.generator_loss(made, pictures(100 + number)).values()).backward()
+        loss = enemy.discriminator_loss(made, pictures(100 + number))
+        enemy.optimizer.zero_grad()
+        loss.backward()
+        enemy.optimizer.step()
+        losses.append((float(loss.detach()), made.grad.sum().item()))
+    assert losses[0] == losses[1], losses
+dist.destroy_process_group()
+print("the same")
+"""
+
+
+def test_it_works_inside_distributed_data_parallel(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", DISTRIBUTED, str(tmp_path / "meeting")], capture_output=True, text=True, timeout=120
+    )
+    assert ran.stdout.strip() == "the same", ran.stderr
+
+
+# focal frequency
+
+
+def test_focal_frequency_is_zero_for_equal_pictures_and_so_is_its_gradient() -> None:
+    prediction = pictures(1).requires_grad_()
+    loss = focal_frequency(prediction, prediction.detach().clone())
+    backward(loss)
+    assert float(loss.detach()) == 0
+    assert prediction.grad is not None
+    assert float(prediction.grad.abs().max()) == 0
+
+
+def test_focal_frequency_of_two_by_two_by_hand() -> None:
+    # differences [[1, 0], [0, 0]] and [[1, 1], [0, 0]]; orthonormal spectra [[½, ½], [½, ½]] and [[1, 0], [1, 0]]
+    truth = torch.zeros(1, 2, 2, 2)
+    prediction = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]]])
+    assert float(focal_frequency(prediction[:, :1], truth[:, :1])) == pytest.approx(1 / 4)
+    assert float(focal_frequency(prediction[:, 1:], truth[:, 1:])) == pytest.approx(1 / 2)
+    # every channel has its own weights, so the mean over both
+    assert float(focal_frequency(prediction, truth)) == pytest.approx(3 / 8)
+    # difference [[3, 1], [0, 0]]: spectrum [[2, 1], [2, 1]], weights [[1, ½], [1, ½]]
+    uneven = torch.tensor([[[[3.0, 1.0], [0.0, 0.0]]]])
+    assert float(focal_frequency(uneven, truth[:, :1])) == pytest.approx((4 + 0.5 + 4 + 0.5) / 4)
+
+
+# VGG19
+
+
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_vgg(tmp_path_factory.mktemp("vgg"))
+
+
+def test_vgg_is_conv5_4_before_its_activation(vgg: Path) -> None:
+    network = load_vgg(str(vgg))
+    seen = pictures(1, side=48)
+    features = network(seen)
+    assert features.shape == (2, 4, 3, 3)
+    assert float(features.min()) < 0 < float(features.max())  # not behind the ReLU
+    tensors = vgg_tensors()
+    expected = (seen - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(DEVIATION).view(1, 3, 1, 1)
+    for number, place in enumerate(CONVOLUTIONS):
+        if number:
+            expected = F.relu(expected)
+        if number in (2, 4, 8, 12):
+            expected = F.max_pool2d(expected, 2)
+        expected = F.conv2d(expected, tensors[f"features.{place}.weight"], tensors[f"features.{place}.bias"], padding=1)
+    torch.testing.assert_close(features, expected)
+
+
+def test_the_perceptual_term_is_l1_of_features_and_trains_the_generator_only(vgg: Path) -> None:
+    enemy = adversary(perceptual=2.0, perceptual_file=str(vgg))
+    prediction, truth = pictures(1).requires_grad_(), pictures(2)
+    terms = enemy.generator_loss(prediction, truth)
+    assert list(terms) == ["perceptual"]
+    network = load_vgg(str(vgg))
+    expected = 2.0 * (network(prediction.detach()) - network(truth)).abs().mean()
+    torch.testing.assert_close(terms["perceptual"].detach(), expected)
+    backward(terms["perceptual"])
+    assert prediction.grad is not None
+    assert float(prediction.grad.abs().sum()) > 0
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_safetensors_and_a_given_sum_will_do(tmp_path: Path, vgg: Path) -> None:
+    plain = tmp_path / "mine.safetensors"
+    save_file(vgg_tensors(), plain)
+    digest = hashlib.sha256(plain.read_bytes()).hexdigest()
+    seen = pictures(1)
+    expected = load_vgg(str(vgg))(seen)
+    assert torch.equal(load_vgg(f"{plain}@{digest}")(seen), expected)
+    assert torch.equal(load_vgg(str(named_by_hash(plain)))(seen), expected)
+
+
+FIX = (
+    "download https://download.pytorch.org/models/vgg19-dcbb9e9d.pth and set adversarial.perceptual_file to it"  # as is
+)
+
+
+def refusal(file: object) -> str:
+    with pytest.raises(ModelError) as caught:
+        adversary(perceptual=1.0, perceptual_file=str(file))
+    return str(caught.value)
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path, vgg: Path) -> None:
+    cut = tmp_path / vgg.name
+    cut.write_bytes(vgg.read_bytes()[:-100])
+    found = hashlib.sha256(cut.read_bytes()).hexdigest()[:8]
+    assert refusal(cut) == (
+        f"{cut} is not the file it should be: its sha256 begins with {found}, not {vgg.stem[-8:]}\n"
+        "  likely because its download was cut short\n"
+        "  likely because it is another file that was given this name\n"
+        f"  next: {FIX}"
+    )
+
+
+def test_a_wrong_sum_is_refused(vgg: Path) -> None:
+    assert f"is not the file it should be: its sha256 begins with {vgg.stem[-8:]}, not 00000000" in refusal(
+        f"{vgg}@00000000"
+    )
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "vgg19-dcbb9e9d.pth"
+    assert refusal(path) == f"{path} cannot be read\n  likely because No such file or directory\n  next: {FIX}"
+
+
+def test_a_file_without_a_sum_is_refused(tmp_path: Path, vgg: Path) -> None:
+    path = tmp_path / "vgg19.pth"
+    path.write_bytes(vgg.read_bytes())
+    assert refusal(path) == (
+        f"nothing says what {path} should hold\n"
+        "  likely because the name of torchvision's file ends in the first 8 digits of its sha256, vgg19-dcbb9e9d.pth\n"
+        f"  next: keep that name, or give {path}@SHA256 with what sha256sum prints for a file you trust"
+    )
+
+
+def without(name: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in vgg_tensors().items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (without("features.34.weight"), "features.34.weight is missing"),
+        (without("features.2.bias"), "features.2.weight has the shape (2, 2, 3, 3)"),
+        (
+            {**vgg_tensors(), "features.5.weight": torch.zeros(3, 7, 3, 3)},
+            "features.5.weight has the shape (3, 7, 3, 3)",
+        ),
+        (
+            {**vgg_tensors(), "features.5.weight": torch.zeros(3, 2, 5, 5)},
+            "features.5.weight has the shape (3, 2, 5, 5)",
+        ),
+        ([1, 2], "features.0.weight is missing"),
+    ],
+)
+def test_another_network_is_refused(tmp_path: Path, content: Any, why: str) -> None:
+    text = refusal(make_vgg(tmp_path, content))
+    assert "holds no VGG19" in text
+    assert why in text
+
+
+def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
+    for name in ("vgg19.pth", "vgg19.safetensors"):
+        path = tmp_path / name
+        path.write_bytes(b"<html>404 Not Found</html>")
+        text = refusal(named_by_hash(path))
+        assert "cannot be opened as weights only" in text
+        assert FIX in text
+
+
+def test_without_a_file_and_without_torchvision_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("torchvision"):
+        monkeypatch.setitem(sys.modules, "torchvision", None)
+        monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    assert refusal("") == (
+        "the perceptual loss needs the weights of VGG19, and torchvision is not installed\n"
+        "  likely because they are not ours to ship\n"
+        f"  next: {FIX}; or install the torchvision that goes with this PyTorch"
+    )
+
+
+def test_torchvisions_own_weights_are_asked_for_with_their_sum(monkeypatch: pytest.MonkeyPatch, vgg: Path) -> None:
+    """torchvision's interface, by a stand-in: it cannot be installed everywhere, and would download half a gigabyte."""
+    online = True
+
+    def get_state_dict(*, progress: bool, check_hash: bool) -> dict[str, Tensor]:
+        assert check_hash
+        if not online:
+            raise OSError("no route to host")
+        return vgg_tensors()
+
+    models = types.ModuleType("torchvision.models")
+    weights = types.SimpleNamespace(IMAGENET1K_V1=types.SimpleNamespace(get_state_dict=get_state_dict))
+    monkeypatch.setattr(models, "VGG19_Weights", weights, raising=False)
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    assert torch.equal(load_vgg("")(pictures(1)), load_vgg(str(vgg))(pictures(1)))
+    online = False
+    assert refusal("") == (
+        f"torchvision could not get the weights of VGG19\n  likely because no route to host\n  next: {FIX}"
+    )
+
+
+# the recipes
+
+
+def recipe_of(name: str) -> Recipe:
+    return load_recipe(find_toml("train", name))
+
+
+def test_srgan26_is_as_published() -> None:
+    recipe = recipe_of("srgan26")
+    assert (recipe.loss.first, recipe.loss.weight) == ("l1", 0.01)
+    assert recipe.adversarial == Adversarial(gan=5e-3, perceptual=1.0)
+    assert (recipe.data.crop, recipe.batch, recipe.iterations, recipe.challenge) == (128, 8, 40_000, False)
+    assert recipe.network.weights == "runs/srgan26-psnr/best.safetensors"
+    halved = [schedule.rate(recipe, step) for step in (0, 5_000, 10_000, 20_000, 30_000, 39_999)]
+    assert halved == pytest.approx([1e-4, 5e-5, 2.5e-5, 1.25e-5, 6.25e-6, 6.25e-6])
+
+
+def test_all_three_train_the_same_generator() -> None:
+    first = recipe_of("srgan26-psnr").network
+    assert parameter_count(create(first.architecture, **first.settings)) == 2_256_131
+    for name in ("srgan26", "srgan26-matching"):
+        network = recipe_of(name).network
+        assert (network.architecture, network.settings) == (first.architecture, first.settings)
+
+
+def test_srgan26_matching_needs_no_pretrained_weights() -> None:
+    weights = recipe_of("srgan26-matching").adversarial
+    assert weights.perceptual == 0
+    assert min(weights.gan, weights.matching, weights.frequency) > 0
