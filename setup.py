@@ -93,6 +93,7 @@ setup(
     package_dir={"": "."},  # makes the editable install a plain path, which type checkers can follow
     package_data={
         "bfsr_edge": ["py.typed"],
+        "bfsr_edge.benchmarks": ["*.html"],
         "bfsr_edge.weights": ["*.safetensors", "*.onnx", "*.json", "*.md"],
     },
     install_requires=CORE,

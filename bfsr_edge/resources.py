@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bfsr_edge.errors import UsageError
 
-STAGES = ("train", "calibrate", "engines")
+STAGES = ("train", "calibrate", "engines", "benchmarks")
 PACKAGE = Path(__file__).resolve().parent
 
 

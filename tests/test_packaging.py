@@ -52,7 +52,7 @@ def test_wheel_holds_what_is_needed_and_no_more(wheel: Path, tracked: list[Path]
     assert not {name for name in names if not name.startswith(("bfsr_edge/", "bfsr_edge-"))}
     assert "bfsr_edge/py.typed" in names
     for name in tracked:
-        if name.parts[0] in ("train", "calibrate", "engines") and name.suffix == ".toml":
+        if name.parts[0] in ("train", "calibrate", "engines", "benchmarks") and name.suffix == ".toml":
             assert f"bfsr_edge/data/{name.as_posix()}" in names
         if name.parts[0] == "bfsr_edge":
             assert name.as_posix() in names
@@ -78,3 +78,21 @@ def test_demo_from_the_wheel(python: Path, tmp_path: Path) -> None:
     assert out.count(" dB") == 3 * 3
     assert (tmp_path / "results" / "before-after.png").is_file()
     run(python, "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is not None)", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.12"])
+def test_the_core_installs_on_a_jetson(wheel: Path, tmp_path: Path, version: str) -> None:
+    """Every core requirement has a wheel for aarch64: Python of JetPack 6 (glibc 2.35) and of JetPack 7."""
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(metadata).decode().splitlines()
+    needs = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+    core = [need.partition(";")[0].strip() for need in needs if "extra ==" not in need and "python_version" not in need]
+    assert len(core) >= 8
+    tags = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(17, 36)] + ["--platform=manylinux2014_aarch64"]
+    place: list[str | Path] = ["--target", tmp_path / "site", "--implementation=cp", f"--python-version={version}"]
+    said = run(
+        sys.executable, "-m", "pip", "install", "--dry-run", "--only-binary=:all:", *place, *tags, *core, cwd=tmp_path
+    )
+    assert "Would install" in said
+    assert "openvino-2" in said

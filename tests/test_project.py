@@ -143,8 +143,8 @@ def readme_commands() -> list[str]:
     return [line.split("  #")[0].strip() for line in lines if line.startswith("bfsr-edge")]
 
 
-# training takes hours and an export needs what it made: these are parsed, and run in the tests of their own packages
-NOT_RUN = ("bfsr-edge train", "bfsr-edge ablate", "bfsr-edge export")
+# training and benchmarks take long and an export needs a checkpoint: these are parsed, and run in their own tests
+NOT_RUN = ("bfsr-edge train", "bfsr-edge ablate", "bfsr-edge export", "bfsr-edge benchmark")
 
 
 def make_example_folders(folder: Path, samples: Path) -> None:

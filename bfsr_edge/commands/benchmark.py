@@ -47,7 +47,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     """Measure engines on the same pictures: PSNR and what INT8 costs of it, latency, throughput, memory, energy.
 
     Writes CSVs, report.md and report.html into --out. Ctrl-C keeps what was measured, and the same --out goes on.
-    Ratios are to OpenVINO in FP32, taken in turns in the same run.
+    Ratios are to the default model on OpenVINO in FP32, taken in turns in the same run.
 
     Exit code 1 says that the run was interrupted, or that --against found an engine past the threshold.
 
@@ -74,8 +74,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         from bfsr_edge.benchmarks import results
 
         machine = results.read_json(folder / results.MACHINE)
-        ours = [row for row in rows if row.kind == "ours"]
-        for path in regression.keep(ours, Path(options["keep"]), machine["name"], machine["date"]):
+        for path in regression.keep(rows, Path(options["keep"]), machine["name"], machine["date"]):
             click.echo(f"wrote {path}")
     if before:
         changes = regression.compare(before, rows, options["threshold"])
@@ -171,6 +170,7 @@ def _begin(folder: Path, settings: dict[str, Any], options: dict[str, Any], thre
     import json
 
     from bfsr_edge.benchmarks import results, state
+    from bfsr_edge.benchmarks.prepare import REFERENCE
     from bfsr_edge.errors import UsageError
 
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -186,6 +186,7 @@ def _begin(folder: Path, settings: dict[str, Any], options: dict[str, Any], thre
     machine = {
         **state.describe(_told(options), threads),
         "suite": settings["name"],
+        "reference": REFERENCE,
         "settings_sha256": digest,
         "energy": _energy_source(),
         "before": state.now(),
@@ -306,9 +307,7 @@ def _sizes(bench: Bench, subjects: list[Subject], say: Say) -> list[str]:
             for size in wanted:
                 say(f"a photograph of {size:g} megapixels, from file to file and in parts")
                 limits = (bench.threads, bench.suite.network_tiles)
-                row = photographs.measure(
-                    client, chosen.id, chosen.model, size, bench.suite.scale, bench.work / "photographs", limits
-                )
+                row = photographs.measure(client, chosen, size, bench.suite.scale, bench.work / "photographs", limits)
                 results.append(bench.folder / "sizes.csv", [row])
                 core = (row.decode_s + row.network_s + row.encode_s) / bench.threads
                 say(f"    {row.wall_s:.2f} s, parts alone {core:.2f} s: {row.wall_s / core:.2f} times")

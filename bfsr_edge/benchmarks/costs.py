@@ -1,0 +1,152 @@
+"""What one input costs a network: multiply-accumulates and bytes, read off its file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bfsr_edge.errors import ModelError
+from bfsr_edge.precision import MOVES_ONLY
+
+if TYPE_CHECKING:
+    import onnx
+
+INT8, FLOAT = 1, 4
+"""Bytes a value; layers that are not INT8 are float32 on a CPU."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one input at a network's tile."""
+
+    parameters: int
+    """Weights of the convolutions, their biases and slopes."""
+    macs: float
+    """Multiply-accumulates of all convolutions."""
+    int8_macs: float = 0.0
+    """Those that run in INT8."""
+    bytes: float = 0.0
+    """Each convolution's input, weights and result once, in the type that it runs in: what has to be moved if
+    everything between two convolutions is fused into them."""
+
+
+def of_onnx(path: Path, tile: int) -> Costs:
+    """Of an ONNX file (an OpenVINO engine is one too).
+
+    Raises
+    ------
+    ModelError
+        It is no ONNX file, or its sizes cannot be found.
+    """
+    import onnx
+
+    from bfsr_edge.precision import convolutions, ends, plain
+    from bfsr_edge.runtime.base import first_line
+
+    try:
+        proto = plain(onnx.load(str(path)))
+    except Exception as error:  # protobuf and onnx raise several classes
+        raise ModelError(f"{path} cannot be read as ONNX", why=(first_line(error),)) from error
+    source, sink = ends(proto)
+    side_in, side_out = source.type.tensor_type.shape.dim[2], sink.type.tensor_type.shape.dim[2]
+    scale = side_out.dim_value // side_in.dim_value if side_in.dim_value else 4
+    for value, factor in ((source, 1), (sink, scale)):
+        dims = value.type.tensor_type.shape.dim
+        dims[0].dim_value = 1
+        dims[2].dim_value = dims[3].dim_value = tile * factor
+    del proto.graph.value_info[:]
+    made = {output: node for node in proto.graph.node for output in node.output}
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in proto.graph.initializer}
+    shapes = _shapes(proto)
+    total = int8_total = moved = 0.0
+    parameters = 0
+    for node, macs, _ in convolutions(proto):
+        quantized = all(_dequantized(name, made) for name in node.input[:2])
+        weights = _stored(node.input[1], made, sizes)
+        bias = _stored(node.input[2], made, sizes) if len(node.input) > 2 else 0
+        width = INT8 if quantized else FLOAT
+        total += macs
+        int8_total += macs if quantized else 0
+        parameters += weights + bias
+        moved += width * (weights + shapes.get(node.input[0], 0) + shapes.get(node.output[0], 0))
+    return Costs(parameters, total, int8_total, moved)
+
+
+def _dequantized(name: str, made: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a tensor comes out of a DequantizeLinear, moved or not."""
+    while name in made and made[name].op_type in MOVES_ONLY:
+        name = made[name].input[0]
+    return name in made and made[name].op_type == "DequantizeLinear"
+
+
+def _stored(name: str, made: Mapping[str, onnx.NodeProto], sizes: dict[str, int]) -> int:
+    """Values of a weight, directly stored or behind Q/DQ."""
+    while name in made and name not in sizes:
+        name = made[name].input[0]
+    return sizes.get(name, 0)
+
+
+def _shapes(proto: onnx.ModelProto) -> dict[str, int]:
+    """Tensor to how many values it has, where that is known."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    found = {}
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if dims and all(dims):
+            found[value.name] = math.prod(dims)
+    return found
+
+
+def of_ncnn(param: Path, tile: int) -> Costs:
+    """Of an ncnn network (.param) of plain convolutions, enlarged by Interp and PixelShuffle.
+
+    Raises
+    ------
+    ModelError
+        It is no such file.
+    """
+    try:
+        lines = param.read_text("utf-8").splitlines()
+        if lines[0].strip() != "7767517":
+            raise ValueError("it does not begin with ncnn's number")
+        return _ncnn([line.split() for line in lines[2:] if line.strip()], tile)
+    except (OSError, UnicodeDecodeError, ValueError, IndexError, KeyError) as error:
+        raise ModelError(f"{param} cannot be read as a network of ncnn", why=(str(error),)) from error
+
+
+def _ncnn(layers: list[list[str]], tile: int) -> Costs:
+    scales: dict[str, float] = {}
+    channels: dict[str, float] = {}
+    macs = moved = 0.0
+    parameters = 0
+    for kind, _, n_in, n_out, *rest in layers:
+        inputs, outputs = rest[: int(n_in)], rest[int(n_in) : int(n_in) + int(n_out)]
+        options = dict(word.split("=", 1) for word in rest[int(n_in) + int(n_out) :])
+        scale = scales[inputs[0]] if inputs else 1.0
+        depth = channels[inputs[0]] if inputs else 3.0
+        if kind == "Convolution":
+            weights, bias = int(options["6"]), int(options.get("5", "0"))
+            out = int(options["0"])
+            scale /= int(options.get("3", "1"))
+            pixels = (tile * scale) ** 2
+            macs += weights * pixels
+            moved += FLOAT * (weights + (depth + out) * pixels)
+            parameters += weights + (out if bias else 0)
+            depth = out
+        elif kind == "PReLU":
+            parameters += int(options["0"])
+        elif kind == "Interp":
+            scale *= float(options.get("1", "1"))
+        elif kind == "PixelShuffle":
+            factor = int(options["0"])
+            scale, depth = scale * factor, depth / factor**2
+        elif kind == "Concat":
+            depth = sum(channels[name] for name in inputs)
+        scales.update(dict.fromkeys(outputs, scale))
+        channels.update(dict.fromkeys(outputs, depth))
+    return Costs(parameters, macs, 0.0, moved)
