@@ -10,6 +10,7 @@ import ast
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -23,6 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("BFSR_EDGE_SHARED_DATA") or ROOT.parent / "shared" / "data")
 NEED_TORCH = ("torch", "bfsr_edge.models", "bfsr_edge.train", "bfsr_edge.runtime.torch")
 
+
+# a shell's background jobs begin with SIGINT ignored and hand that on to every process that a test interrupts
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # speed belongs in benchmarks; where a change is judged, the same inputs come every time
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
