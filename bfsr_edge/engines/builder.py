@@ -147,6 +147,7 @@ def _attempt(
     config.progress_monitor = monitor
     config.builder_optimization_level = order.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # inspect needs names and types of layers
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: what is called fp32 would multiply with 10 bits
     _set_profile(builder, network, config, order)
     cache = None
     if api.is_rtx:

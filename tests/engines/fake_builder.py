@@ -75,11 +75,15 @@ def fake_api(release: str, script: Script) -> Api:
     class IBuilderConfig(Offered):
         def __init__(self) -> None:
             self._set: list[Any] = []
+            self._cleared: list[Any] = []
             self._limits: dict[Any, int] = {}
             script.configs.append(self)
 
         def set_flag(self, flag: Any) -> None:
             self._set.append(flag)
+
+        def clear_flag(self, flag: Any) -> None:
+            self._cleared.append(flag)
 
         def set_memory_pool_limit(self, pool: Any, size: int) -> None:
             self._limits[pool] = size

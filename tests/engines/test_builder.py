@@ -43,6 +43,7 @@ def test_strongly_typed_on_every_release(release: str, tmp_path: Path) -> None:
     assert config._limits == {pools.WORKSPACE: 512 * 2**20, pools.TACTIC_DRAM: 1024 * 2**20}
     assert config.builder_optimization_level == 2
     assert not config._set
+    assert config._cleared == [api.module.BuilderFlag.TF32], "fp32 means 23 bits"
     assert (tmp_path / "a" / "timing").read_bytes() == b"timings"
 
 
