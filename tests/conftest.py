@@ -7,11 +7,13 @@ are skipped with the reason, but with ``CI=true`` they fail, so that a run that 
 from __future__ import annotations
 
 import ast
+import ctypes
 import importlib.util
 import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -74,6 +76,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if IN_CI:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
+
+
+class SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux's sigaltstack(2)."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@pytest.fixture(autouse=True)
+def own_signal_stack() -> None:
+    """Begin each test on the thread's normal stack for signals.
+
+    OpenVINO sets an alternative one and, when engines are freed oldest first, leaves it set and freed: the next signal,
+    such as that of a child's end, then kills the process, many tests later.
+    """
+    if sys.platform == "linux":
+        disabled = SignalStack(None, 2, 0)  # SS_DISABLE
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(disabled), None)
 
 
 @pytest.fixture(scope="session")
