@@ -68,7 +68,7 @@ def test_commands_run_elsewhere(python: Path, tmp_path: Path) -> None:
 def test_recipes_have_names_elsewhere(python: Path, tmp_path: Path) -> None:
     code = "from bfsr_edge.resources import *; print(*(find_toml('train', n) for n in list_tomls('train')), sep='\\n')"
     found = run(python, "-c", code, cwd=tmp_path).splitlines()
-    assert [Path(line).name for line in found] == sorted(path.name for path in (ROOT / "train").glob("*.toml"))
+    assert [Path(line).stem for line in found] == sorted(path.stem for path in (ROOT / "train").glob("*.toml"))
     assert all("site-packages" in line for line in found)
 
 
