@@ -4,6 +4,7 @@
 # PYTHON     what makes it
 # PIP_FLAGS  added to each pip install, for example a package index of CPU builds of torch
 # PYTEST     added to each pytest call, for example PYTEST="-x -k tiling"
+# FUZZ       added to the fuzz call, for example FUZZ="--seed 7 --count 5000"
 
 VENV ?= .venv
 # the first that runs and is new enough: a shim on the PATH may name a Python that is not installed
@@ -11,11 +12,12 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.10 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
 PIP_FLAGS ?=
 PYTEST ?=
+FUZZ ?=
 
 RUN := $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: help demo test test-all test-core lint
+.PHONY: help demo test test-all test-core fuzz lint
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +25,7 @@ help:
 	@echo "make test       the tests, at most 10 minutes"
 	@echo "make test-all   the slow tests too, at most 45 minutes"
 	@echo "make test-core  the tests that need no torch"
+	@echo "make fuzz       1,000 broken files of a new seed to everything that reads files, about 2 minutes"
 	@echo "make lint       ruff and mypy"
 
 demo: $(VENV)/.core
@@ -36,6 +39,9 @@ test-all: test
 
 test-core: $(VENV)/.test-core
 	$(RUN) -m pytest $(PYTEST)
+
+fuzz: $(VENV)/.test
+	$(RUN) -W ignore -m tools.fuzz $(FUZZ)
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check

@@ -94,6 +94,7 @@ setup(
     package_data={
         "bfsr_edge": ["py.typed"],
         "bfsr_edge.benchmarks": ["*.html"],
+        "bfsr_edge.restore": ["*.html"],
         "bfsr_edge.weights": ["*.safetensors", "*.onnx", "*.json", "*.md"],
     },
     install_requires=CORE,

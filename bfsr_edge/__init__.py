@@ -54,6 +54,10 @@ def restore(
     scale: int = 4,
     overlap: int | None = None,
     batch: int | None = None,
+    reduce: int | None = None,
+    faces: str = "off",
+    max_faces: int | None = None,
+    strength: float = 1.0,
 ) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     """Restore a picture of any size: RGB, uint8 or uint16, H×W×C, to the same kind, scale·H × scale·W × C.
 
@@ -69,24 +73,46 @@ def restore(
         Context that a tile carries at each inner edge, in input pixels.
     batch
         Tiles given to the network at a time.
+    reduce
+        1, 2 or 4: reduce so many times first, so that scale 1 or 2 sharpens a blurred picture. By default measured; at
+        scale 1 a picture that is sharp and clean already is given back as it is.
+    faces
+        "auto": each face is found, restored by itself where it gains by that, and pasted into the restored picture;
+        "largest": one only; "only": the rest is merely enlarged; "aligned": the picture is one aligned face; "off".
+        Finding them needs the extra: ``pip install 'bfsr-edge[faces]'``.
+    max_faces
+        Of the faces found, so many of the largest.
+    strength
+        0 to 1: how much of a restored face is blended in.
 
     Raises
     ------
     BfsrError
-        The array is not such a picture, or the network cannot be loaded or run.
+        The array is not such a picture, the network cannot be loaded or run, or what finds faces is not installed.
     """
     from bfsr_edge import runtime
     from bfsr_edge.restore.array import restore_array
-    from bfsr_edge.restore.options import BATCH, OVERLAP, Options
+    from bfsr_edge.restore.options import BATCH, OVERLAP, SMALL_TILE, Options
+    from bfsr_edge.restore.picture import restore_picture
 
+    overlap, batch = OVERLAP if overlap is None else overlap, BATCH if batch is None else batch
+    face_engine = None
     if engine is None:
         height, width = image.shape[:2] if image.ndim > 1 else (1, 1)  # what is no picture is refused below
         choice = runtime.choose()
-        engine = runtime.load(choice, tile=None if choice.fixed_tile else Options().tile_for(height, width))
-    return restore_array(
-        image,
-        engine,
+        tile = None if choice.fixed_tile else Options().tile_for(height, width)
+        engine = runtime.load(choice, tile=tile)
+        if faces != "off" and tile not in (None, SMALL_TILE):
+            face_engine = runtime.load(choice, tile=SMALL_TILE)
+    if faces == "off":
+        return restore_array(image, engine, scale=scale, overlap=overlap, batch=batch, reduce=reduce)
+    options = Options(
         scale=scale,
-        overlap=OVERLAP if overlap is None else overlap,
-        batch=BATCH if batch is None else batch,
+        overlap=overlap,
+        batch=batch,
+        reduce=reduce,
+        faces=faces,
+        max_faces=max_faces,
+        strength=strength,
     )
+    return restore_picture(image, engine, options, face_engine=face_engine)

@@ -6,6 +6,7 @@ too) carries it. Only the file inside that package is read, by OpenVINO; nothing
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import threading
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ CELL = 4
 """Pixels between two places where the network looks for a face's centre."""
 LONGEST = 1280
 """Longer photographs are reduced to this many pixels before faces are looked for."""
+REDUCED = 4
+"""Photographs that would have to be reduced more than this are looked at in tiles too, reduced so much."""
+SHARED = 160
+"""What neighbouring tiles share, in pixels of a tile: more than a face that is too small for the first look."""
 THRESHOLD = 0.5
 OVERLAP = 0.3
 """Of two boxes that share more than this (intersection over union), the one of the lower score is dropped."""
@@ -107,6 +112,34 @@ class Detector:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UsageError(f"faces are looked for in RGB uint8 H×W×3, this is {image.dtype} {image.shape}")
+        faces = self._look(image, threshold, longest)
+        if max(image.shape[:2]) > REDUCED * longest:
+            faces = _suppress(faces + self._closer(image, threshold, longest))
+        return faces
+
+    def _closer(self, image: npt.NDArray[np.uint8], threshold: float, side: int) -> list[Face]:
+        """Faces of a picture reduced ``REDUCED`` times, in tiles of that side."""
+        import cv2
+
+        height, width = image.shape[:2]
+        small: npt.NDArray[np.uint8] = np.asarray(
+            cv2.resize(image, (round(width / REDUCED), round(height / REDUCED)), interpolation=cv2.INTER_AREA), np.uint8
+        )
+        factor = np.array([width / small.shape[1], height / small.shape[0]], np.float32)
+        faces = []
+        for top in _starts(small.shape[0], side):
+            for left in _starts(small.shape[1], side):
+                tile = np.ascontiguousarray(small[top : top + side, left : left + side])
+                for face in self._look(tile, threshold, side):
+                    if _whole(face.box, tile.shape, top, left, small.shape):
+                        moved = np.add(face.box, (left, top, left, top))
+                        box = _clip(moved * np.tile(factor, 2), width, height)
+                        points = np.add(face.landmarks, (left, top)).astype(np.float32)
+                        faces.append(Face(box, points * factor, face.score))
+        return faces
+
+    def _look(self, image: npt.NDArray[np.uint8], threshold: float, longest: int) -> list[Face]:
+        """Every face that is large enough once the picture is reduced to that side."""
         batch, factor = _prepare(image, longest)
         with self._lock:
             results = self._request.infer([batch])
@@ -148,6 +181,30 @@ def model_file() -> Path:
         "faces cannot be looked for: the network that finds them is not installed",
         why=(f"it comes inside the package {PACKAGE}, which is an extra",),
         fix=INSTALL,
+    )
+
+
+@lru_cache(maxsize=1)
+def model_digest() -> str:
+    """sha256 of the network's file inside the installed package; BackendError where it is not installed."""
+    return hashlib.sha256(model_file().read_bytes()).hexdigest()
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where tiles of that side begin, evenly, so that neighbours share ``SHARED`` pixels or more."""
+    if length <= side:
+        return [0]
+    count = -(-(length - SHARED) // (side - SHARED))
+    return [round(place * (length - side) / (count - 1)) for place in range(count)]
+
+
+def _whole(box: tuple[float, ...], tile: tuple[int, ...], top: int, left: int, picture: tuple[int, ...]) -> bool:
+    """Whether a face of a tile touches none of its edges but those of the picture; a neighbour shows it whole."""
+    return (
+        (box[0] > 0 or left == 0)
+        and (box[1] > 0 or top == 0)
+        and (box[2] < tile[1] or left + tile[1] == picture[1])
+        and (box[3] < tile[0] or top + tile[0] == picture[0])
     )
 
 

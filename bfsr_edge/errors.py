@@ -7,6 +7,7 @@ The tree::
     ├── ImageError            a picture cannot be read or written
     ├── ModelError            a network, checkpoint, ONNX or engine cannot be used
     ├── BackendError          a backend is missing, or failed while running
+    │   └── OutOfMemory       there is not enough memory for what it was to run
     └── TrainingError         training cannot start or go on
 
 Every error says what happened, the likely reasons and the next command. The command line prints that text and never a
@@ -63,6 +64,10 @@ class ModelError(BfsrError):
 
 class BackendError(BfsrError):
     """A backend is not installed, cannot do what was asked, or failed while running."""
+
+
+class OutOfMemory(BackendError):
+    """There is not enough memory, on a device or in the machine, for what a backend was to run: smaller tiles help."""
 
 
 class TrainingError(BfsrError):

@@ -30,10 +30,12 @@ class Face:
     """Bytes; -1: the whole file."""
 
     def encoded(self) -> bytes:
-        """The file's bytes."""
+        """The file's bytes; fewer than ``size`` where the tar is cut off."""
         with open(self.file, "rb") as file:
+            rest = max(0, os.fstat(file.fileno()).st_size - self.offset)
             file.seek(self.offset)
-            return file.read(self.size)
+            # a damaged tar may claim any size, and read() takes memory for all that it is asked for
+            return file.read(rest if self.size < 0 else min(self.size, rest))
 
 
 def find_faces(sources: Sequence[str | os.PathLike[str]]) -> list[Face]:
@@ -71,7 +73,7 @@ def _in_tar(path: Path) -> list[Face]:
                 for member in archive
                 if member.isfile() and member.name.lower().endswith(SUFFIXES)
             ]
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:  # the last two: fields that are no numbers
         raise UsageError(
             f"{path} cannot be read as a tar of faces",
             why=(str(error), "a compressed tar cannot be read at random"),
@@ -89,7 +91,11 @@ def decode_face(face: Face, size: int) -> NDArray[np.uint8]:
     """
     import cv2
 
-    image = cv2.imdecode(np.frombuffer(face.encoded(), np.uint8), cv2.IMREAD_COLOR)
+    encoded = np.frombuffer(face.encoded(), np.uint8)
+    try:
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    except cv2.error:  # for sizes above its own limit, among others
+        image = None
     if image is None:
         raise TrainingError(f"{face.name} in {face.file} cannot be decoded", fix="remove it, or give a whole copy")
     height, width = image.shape[:2]

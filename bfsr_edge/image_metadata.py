@@ -27,6 +27,8 @@ class Metadata:
     """An ICC profile."""
     xmp: bytes | None = None
     """An XMP packet: ours, never the source's, whose edits and embedded films no longer fit the result."""
+    png: tuple[tuple[bytes, bytes], ...] = ()
+    """Chunks of a PNG that say how to read its colours, name and content: kept in PNG, no other format holds them."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def directory(exif: bytes, offset: int | None = None) -> list[Entry]:
 def _entries(exif: bytes, order: str, start: int) -> Iterator[Entry]:
     (number,) = struct.unpack_from(order + "H", exif, start)
     for position in range(start + 2, start + 2 + 12 * number, 12):
-        tag, kind, count = struct.unpack_from(order + "HHI", exif, position)
+        tag, kind, count = struct.unpack_from(order + "HHI4x", exif, position)
         size = TYPE_SIZES.get(kind, 1) * count
         at = position + 8 if size <= 4 else struct.unpack_from(order + "I", exif, position + 8)[0]
         if at + size <= len(exif):  # some cameras leave one field that points outside

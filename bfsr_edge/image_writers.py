@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import struct
-import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from bfsr_edge.errors import ImageError
 from bfsr_edge.image_metadata import EXIF_PREFIX, Metadata, with_size
+from bfsr_edge.image_png import PngEncoder
 from bfsr_edge.image_tiff import TiffEncoder
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.unsignedinteger[Any]]
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
 SEGMENT_LIMIT = 65_533  # what a JPEG segment can hold
+ICC_PIECE = 65_000
+ICC_LIMIT = 255 * ICC_PIECE  # a JPEG counts the pieces of a profile in one byte
 XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\x00"
 
 
@@ -68,7 +70,7 @@ class Writer:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self._temporary, "wb")  # noqa: SIM115  # closed by _commit and abort
             if metadata.exif:
-                metadata = Metadata(with_size(metadata.exif, self._width, self._height), metadata.icc, metadata.xmp)
+                metadata = replace(metadata, exif=with_size(metadata.exif, self._width, self._height))
             size = (self._width, self._height, self._channels)
             if kind == "jpeg":
                 self._encoder = JpegEncoder(self._file, *size, quality, metadata)
@@ -235,7 +237,7 @@ class JpegEncoder:
         if xmp:
             result += _segment(0xE1, XMP_PREFIX + xmp)
         if icc:
-            pieces = [icc[start : start + 65_000] for start in range(0, len(icc), 65_000)]
+            pieces = [icc[start : start + ICC_PIECE] for start in range(0, len(icc), ICC_PIECE)]
             for number, piece in enumerate(pieces, 1):
                 result += _segment(0xE2, b"ICC_PROFILE\x00" + bytes((number, len(pieces))) + piece)
         return result
@@ -256,52 +258,6 @@ def _segments(data: bytes) -> tuple[list[tuple[int, int]], int]:
             return found, position
 
 
-class PngEncoder:
-    """PNG, deflated as the rows come; each row takes the better of two filters (left or above neighbour)."""
-
-    def __init__(
-        self, file: BinaryIO, width: int, height: int, channels: int, dtype: npt.DTypeLike, metadata: Metadata
-    ) -> None:
-        self._file = file
-        self._pixel = channels * np.dtype(dtype).itemsize
-        self._above = np.zeros((1, width * self._pixel), np.uint8)
-        self._deflate = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
-        self.rows = max(1, min(height, (1 << 20) // (width * self._pixel)))
-        depth = 8 * np.dtype(dtype).itemsize
-        file.write(b"\x89PNG\r\n\x1a\n")
-        self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, PNG_COLOURS[channels], 0, 0, 0))
-        if metadata.icc:
-            self._chunk(b"iCCP", b"icc\0\0" + zlib.compress(metadata.icc))
-        if metadata.exif:
-            self._chunk(b"eXIf", metadata.exif)
-        if metadata.xmp:
-            self._chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
-
-    def write(self, rows: Pixels) -> None:
-        values = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder(">")).view(np.uint8).reshape(len(rows), -1)
-        left = values.copy()
-        left[:, self._pixel :] -= values[:, : -self._pixel]
-        above = values - np.concatenate((self._above, values[:-1]))
-        # the usual heuristic: the filter whose differences, taken as signed bytes, are smaller in sum
-        costs = [np.abs(filtered.view(np.int8).astype(np.int16)).sum(axis=1) for filtered in (left, above)]
-        use_left = costs[0] <= costs[1]
-        lines = np.empty((len(rows), values.shape[1] + 1), np.uint8)
-        lines[:, 0] = np.where(use_left, 1, 2)
-        np.copyto(lines[:, 1:], np.where(use_left[:, None], left, above))
-        self._above = values[-1:].copy()
-        packed = self._deflate.compress(lines.data)
-        if packed:
-            self._chunk(b"IDAT", packed)
-
-    def finish(self) -> None:
-        self._chunk(b"IDAT", self._deflate.flush())
-        self._chunk(b"IEND", b"")
-
-    def _chunk(self, name: bytes, content: bytes) -> None:
-        self._file.write(struct.pack(">I", len(content)) + name + content)
-        self._file.write(struct.pack(">I", zlib.crc32(content, zlib.crc32(name))))
-
-
 class WholeEncoder:
     """WebP, BMP and HEIC through Pillow, which wants the whole picture."""
 
@@ -317,7 +273,7 @@ class WholeEncoder:
     def write(self, rows: Pixels) -> None:
         image = _pillow(rows)
         if self._kind == "heic":
-            from bfsr_edge.images import register_heif
+            from bfsr_edge.image_headers import register_heif
 
             register_heif()
             image.save(self._file, "HEIF", **self._options)

@@ -224,8 +224,9 @@ def convolutions(proto: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int, int]
     for node in proto.graph.node:
         if node.op_type != "Conv":
             continue
-        kernel = sizes.get(node.input[1]) or [dim.dim_value for dim in values[node.input[1]].shape.dim]
-        output = values.get(node.output[0])
+        weight = node.input[1] if len(node.input) > 1 else ""
+        kernel = sizes.get(weight) or ([dim.dim_value for dim in values[weight].shape.dim] if weight in values else [])
+        output = values.get(node.output[0]) if node.output else None
         sides = [dim.dim_value for dim in output.shape.dim[2:]] if output is not None else []
         if output is None or len(sides) != 2 or not all(sides) or len(kernel) != 4:
             raise ModelError(

@@ -168,7 +168,10 @@ class Calibration:
             content["drop"] = Drop(**content["drop"]) if content["drop"] else None
             content["layers"] = tuple(Layer(**layer) for layer in content["layers"])
             calibration = cls(**content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            texts = (*calibration.excluded, *calibration.faces, calibration.graph_sha256, calibration.model)
+            if not all(isinstance(text, str) for text in (*texts, calibration.method, calibration.floating)):
+                raise ValueError("a name in it is no text")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ModelError(
                 f"{path} cannot be read as a calibration",
                 why=(f"{type(error).__name__}: {error}",),
@@ -186,16 +189,9 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
     ModelError
         It is no ONNX file, or ``check`` refuses it.
     """
-    import onnx
+    from bfsr_edge.weights.graphs import read_onnx
 
-    try:
-        proto = onnx.load(os.fspath(path))
-    except Exception as error:  # protobuf and onnx raise several classes
-        raise ModelError(
-            f"{path} cannot be read as ONNX",
-            why=("it is cut off or damaged", str(error).splitlines()[0] if str(error) else type(error).__name__),
-            fix=RE_EXPORT,
-        ) from error
+    proto = read_onnx(path)
     check(proto, str(path))
     return proto
 

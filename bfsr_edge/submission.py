@@ -220,9 +220,9 @@ def parameters(model: str | os.PathLike[str]) -> int | None:
 
 def _onnx_parameters(path: Path) -> int | None:
     """Elements of every stored tensor that a layer uses, also behind a Cast or a DequantizeLinear."""
-    import onnx
+    from bfsr_edge.weights.graphs import read_onnx
 
-    graph = onnx.load(path).graph
+    graph = read_onnx(path).graph
     stored = {tensor.name: int(np.prod(tensor.dims, dtype=np.int64)) for tensor in graph.initializer}
     made_by = {output: node for node in graph.node for output in node.output}
     used: set[str] = set()

@@ -178,23 +178,39 @@ def blend(plan: Plan, results: Iterable[Float], scale: int) -> Iterator[Float]:
     across, down = columns.weights(scale), rows.weights(scale)
     width = columns.length * scale
     held: Float | None = None
+    carried = 0  # rows of it that the row of tiles above has written to
     iterator = iter(results)
     for index, top in enumerate(rows.starts):
+        filled = 0  # columns of the others that a tile of this row has written to
         for left, weight in zip(columns.starts, across, strict=True):
             result = next(iterator)
             if held is None:
-                held = np.zeros((result.shape[0], rows.tile * scale, width), np.float32)
-            if len(columns.starts) > 1:
-                result *= weight
-            if len(rows.starts) > 1:
-                result *= down[index][:, None]
-            part = held[:, :, left * scale : left * scale + result.shape[2]]
-            part += result[:, :, : part.shape[2]]
+                held = np.empty((result.shape[0], rows.tile * scale, width), np.float32)
+            _weigh(result, weight)
+            _weigh(result.swapaxes(1, 2), down[index])
+            first = left * scale
+            last = min(first + result.shape[2], width)
+            shared = filled - first
+            held[:, :carried, first:last] += result[:, :carried, : last - first]
+            held[:, carried:, first:filled] += result[:, carried:, :shared]
+            held[:, carried:, filled:last] = result[:, carried:, shared : last - first]
+            filled = last
         assert held is not None
         end = rows.starts[index + 1] if index + 1 < len(rows.starts) else rows.length
         done = (end - top) * scale
         for start in range(0, done, BAND):
             yield held[:, start : min(done, start + BAND)]
-        kept = held.shape[1] - done
-        held[:, :kept] = held[:, done:].copy()
-        held[:, kept:] = 0
+        carried = held.shape[1] - done
+        held[:, :carried] = held[:, done:]
+
+
+def _weigh(result: Float, weight: Float) -> None:
+    """Multiply the last axis by a weight, in place; the middle of a tile has a weight of 1 and is left alone."""
+    other = np.flatnonzero(weight != 1)
+    if not len(other):
+        return
+    gap = int(np.argmax(np.diff(other, prepend=-1, append=len(weight))))
+    begin = int(other[gap - 1]) + 1 if gap else 0
+    end = int(other[gap]) if gap < len(other) else len(weight)
+    result[..., :begin] *= weight[:begin]
+    result[..., end:] *= weight[end:]

@@ -41,15 +41,10 @@ def of_onnx(path: Path, tile: int) -> Costs:
     ModelError
         It is no ONNX file, or its sizes cannot be found.
     """
-    import onnx
-
     from bfsr_edge.precision import convolutions, ends, plain
-    from bfsr_edge.runtime.base import first_line
+    from bfsr_edge.weights.graphs import read_onnx
 
-    try:
-        proto = plain(onnx.load(str(path)))
-    except Exception as error:  # protobuf and onnx raise several classes
-        raise ModelError(f"{path} cannot be read as ONNX", why=(first_line(error),)) from error
+    proto = plain(read_onnx(path))
     source, sink = ends(proto)
     side_in, side_out = source.type.tensor_type.shape.dim[2], sink.type.tensor_type.shape.dim[2]
     scale = side_out.dim_value // side_in.dim_value if side_in.dim_value else 4

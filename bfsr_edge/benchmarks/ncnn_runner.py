@@ -95,6 +95,7 @@ def convert(onnx_file: Path, folder: Path, tile: int) -> Path:
     import onnx
 
     from bfsr_edge.precision import plain
+    from bfsr_edge.weights.graphs import read_onnx
 
     package = package_folder("pnnx")
     program = package / ("pnnx.exe" if os.name == "nt" else "pnnx") if package else None
@@ -104,7 +105,7 @@ def convert(onnx_file: Path, folder: Path, tile: int) -> Path:
     with tempfile.TemporaryDirectory(prefix="bfsr-edge-pnnx-") as temporary:
         # pnnx knows no external weights and no weights behind a Cast, and it writes ten files beside its input
         simple = Path(temporary, "network.onnx")
-        onnx.save(plain(onnx.load(str(onnx_file))), str(simple))
+        onnx.save(plain(read_onnx(onnx_file)), str(simple))
         with contextlib.suppress(OSError):  # some wheels lose the bit; a folder that is not ours has it already
             program.chmod(program.stat().st_mode | 0o111)
         try:

@@ -303,7 +303,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; UsageError where the file holds none."""
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as JSON", why=(str(error),)) from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no JSON object")

@@ -137,7 +137,7 @@ def load_suite(name_or_path: str) -> Suite:
         raise UsageError(
             f"{name_or_path} is neither a file nor a suite", fix=f"give a path, or one of: {', '.join(list_suites())}"
         ) from error
-    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise UsageError(f"{path} cannot be read as TOML", why=(str(error),)) from error
     return from_mapping({"name": path.stem, **values}, path)
 

@@ -98,5 +98,5 @@ def _read(path: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             values: dict[str, Any] = tomllib.load(file)
             return values
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
         raise UsageError(f"{path} cannot be read as TOML", why=(str(error),)) from error

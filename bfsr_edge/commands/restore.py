@@ -12,23 +12,25 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bfsr_edge.errors import UsageError
+from bfsr_edge.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     from bfsr_edge.restore.array import Network
-    from bfsr_edge.restore.find import Found
     from bfsr_edge.restore.options import Options
-    from bfsr_edge.restore.plan import Outcome, Task
+    from bfsr_edge.restore.plan import Task
+    from bfsr_edge.restore.report import Report
+    from bfsr_edge.restore.telling import Teller
     from bfsr_edge.runtime import Choice
 
+FACES = ("auto", "only", "off", "aligned", "largest")
+FACE_OPTIONS = ("max_faces", "strength", "save_faces")
 FORMATS = ("jpeg", "png", "webp", "tiff", "bmp", "heic")
-STATUSES = ("restored", "planned", "skipped", "kept", "failed", "interrupted")
 EXAMPLES = """\b
 Examples:
   bfsr-edge restore photos/ --out results/
@@ -52,6 +54,19 @@ Exit codes: 0 all done, 1 some failed (or something else lay at a result's place
 @click.option("--backend", default="auto", show_default=True, help="auto, openvino, onnxruntime, torch or tensorrt.")
 @click.option("--build", is_flag=True, help="First build an engine for this machine, if there is none yet.")
 @click.option("--scale", type=int, default=4, show_default=True, help="Size of the result: 1, 2 or 4 times the input.")
+@click.option(
+    "--faces",
+    type=click.Choice(FACES),
+    default="auto",
+    show_default=True,
+    help="auto: restore each by itself, and the rest. only: leave the rest. largest: one. aligned: pictures are faces.",
+)
+@click.option("--max-faces", type=int, help="Restore so many of the largest.  [default: all]")
+@click.option("--strength", type=float, help="How much of a restored face is blended in, 0 to 1.  [default: 1]")
+@click.option(
+    "--save-faces", type=click.Path(file_okay=False, path_type=Path), help="Folder for each face before and after."
+)
+@click.option("--reduce", type=int, help="Reduce a blurred picture 1, 2 or 4 times first.  [default: measured]")
 @click.option("--tile", type=int, help="Side of a tile in pixels.  [default: the engine's, else 192 or 128]")
 @click.option("--overlap", type=int, help="Context at each inner edge of a tile, in pixels.  [default: 16]")
 @click.option("--batch", type=int, help="Tiles given to the network at a time.  [default: the engine's; 1]")
@@ -59,6 +74,11 @@ Exit codes: 0 all done, 1 some failed (or something else lay at a result's place
 @click.option("--format", "format_", type=click.Choice(FORMATS), help="Of the results.  [default: that of the input]")
 @click.option("--quality", type=int, help="1 to 100, for JPEG, WebP and HEIC.  [default: 95]")
 @click.option("--suffix", default="", help="Put between a result's name and its extension, such as _restored.")
+@click.option("--strip-metadata", is_flag=True, help="Carry no EXIF (date, place), only the colour profile.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Also write one HTML page to look at.")
+@click.option(
+    "--max-megapixels", type=float, help="Refuse larger inputs: a small file can unpack to gigabytes.  [default: 512]"
+)
 @click.option("--overwrite", is_flag=True, help="Redo every picture and replace what lies at its result's place.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print an account of every file as JSON on stdout.")
@@ -73,6 +93,11 @@ def command(
     backend: str,
     build: bool,
     scale: int,
+    faces: str,
+    max_faces: int | None,
+    strength: float | None,
+    save_faces: Path | None,
+    reduce: int | None,
     tile: int | None,
     overlap: int | None,
     batch: int | None,
@@ -80,6 +105,9 @@ def command(
     format_: str | None,
     quality: int | None,
     suffix: str,
+    strip_metadata: bool,
+    report: Path | None,
+    max_megapixels: float | None,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -100,47 +128,109 @@ def command(
         raise UsageError("no photographs were given", fix="bfsr-edge restore photos/ --out results/")
     if out is None:
         raise UsageError("--out is missing", fix=f"bfsr-edge restore {photos[0]} --out results/")
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not os.path.isdir(out):  # pathlib's own raise for names that are too long
         raise UsageError(f"--out {out} is a file", fix="name a folder")
+    if report and dry_run:
+        raise UsageError(
+            "--report and --dry-run exclude each other", fix="leave out --report: a dry run writes nothing"
+        )
     # Pillow's and OpenCV's remarks on odd files are not for users; what cannot be read is an error of ours
     warnings.filterwarnings("ignore", module="PIL")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
 
-    from bfsr_edge.restore import array, find, options, plan, record
+    from bfsr_edge.restore import account, array, find, memory, options, plan, record, telling
+    from bfsr_edge.restore import report as report_page
 
-    given = {"tile": tile, "overlap": overlap, "batch": batch, "quality": quality}
+    if report:
+        report_page.check(report)
+    given: dict[str, Any] = {
+        "tile": tile, "overlap": overlap, "batch": batch, "quality": quality, "max_faces": max_faces,
+        "strength": strength, "save_faces": save_faces, "reduce": reduce, "max_megapixels": max_megapixels,
+    }  # fmt: skip
     # checked before the model is looked at: a wrong number is the quicker thing to say
     settings = options.Options(
-        scale=scale, overwrite=overwrite, **{name: value for name, value in given.items() if value is not None}
+        scale=scale,
+        faces=faces,
+        strip_metadata=strip_metadata,
+        overwrite=overwrite,
+        **{name: value for name, value in given.items() if value is not None},
     )
+    # "photos/*" in a shell names an earlier report too, which nobody means
+    named = [name for name in photos if not report_page.is_report(Path(name))]
     found = find.find(
-        photos, out, format=format_, suffix=suffix, is_result=lambda path: record.record_of(path) is not None
+        named,
+        out,
+        format=format_,
+        suffix=suffix,
+        is_result=lambda path: record.record_of(path) is not None,
+        faces=save_faces,
     )
+    teller = telling.Teller(quiet, verbose)
+    settings = _with_faces(settings, [name for name in FACE_OPTIONS if given[name] is not None], teller)
     choice = _choose(model, backend, device, tile, threads, build=build, quiet=quiet)
+    if choice.note:
+        teller.note(choice.note)
     network_for = _networks(choice, threads)
     settings = _fit(settings, choice, tile, batch)
     info = network_for(settings.tile or options.TILE).info
+    if batch is None and info.backend == "torch" and info.device != "cpu":
+        settings = dataclasses.replace(settings, batch=memory.batch_for(info, memory.free(info)))
     # a picture of more than one tile: what does not fit the network is wrong for all of them
     array.plan_for(info, 2 * info.tile[0], 2 * info.tile[1], scale=scale, overlap=settings.overlap)
     started = time.perf_counter()
     tasks, outcomes = plan.decide(found.jobs, settings, info.sha256)
-    outcomes += [plan.Outcome(path, None, "failed", reason) for path, reason in found.unreadable]
-    teller = _Teller(quiet, verbose)
-    for outcome in outcomes:
-        if outcome.status != "planned" or dry_run:
-            teller.tell(outcome)
-    try:
-        if not dry_run:
-            _restore(tasks, settings, network_for, teller)
-    finally:
-        # also when interrupted: what was finished is accounted for
-        seconds = time.perf_counter() - started
-        if as_json:
-            click.echo(json.dumps(_account(outcomes, found, seconds), indent=1))
-        if not quiet:
-            click.echo(_summary(outcomes, out, seconds), err=as_json)
+    outcomes += [
+        plan.Outcome(path, None, "failed", reason, "check its name and its permissions, or leave it out")
+        for path, reason in found.unreadable
+    ]
+    passed_over = found.passed_over + len(photos) - len(named)
+    with _terminable(), report_page.Report(report, settings) if report else nullcontext() as page:
+        try:
+            for outcome in outcomes:
+                if outcome.status != "planned" or dry_run:
+                    teller.tell(outcome)
+                    if page:
+                        page.add(outcome)
+            if not dry_run:
+                _restore(tasks, settings, network_for, teller, page)
+        finally:
+            # also when interrupted: what was finished is accounted for, and another signal must not cut that short
+            _deafen()
+            seconds = time.perf_counter() - started
+            run = account.Run(out, settings, info, passed_over, tuple(teller.notes), report)
+            told = account.account(run, outcomes, seconds)
+            if as_json:
+                click.echo(json.dumps(told, indent=1))
+            if not quiet:
+                click.echo(account.summary(outcomes, out, seconds), err=as_json)
+            if page:
+                page.write(told)
+                if not quiet:
+                    click.echo(f"report: {click.format_filename(page.path)}", err=as_json)
     if not all(outcome.done for outcome in outcomes):
         sys.exit(1)
+
+
+def _with_faces(settings: Options, asked: list[str], teller: Teller) -> Options:
+    """The settings as far as faces can be looked for here; what was asked for by name is never left out silently."""
+    from bfsr_edge import detect
+
+    words = " and ".join("--" + name.replace("_", "-") for name in asked)
+    if settings.faces == "off" and asked:
+        raise UsageError(f"--faces off leaves nothing for {words} to do", fix=f"leave out --faces off, or {words}")
+    if "max_faces" in asked and settings.faces in ("largest", "aligned"):
+        raise UsageError(f"--faces {settings.faces} is one face, so --max-faces has no say", fix="leave it out")
+    if settings.faces in ("off", "aligned"):
+        return settings
+    try:
+        detect.model_file()
+    except BackendError as error:
+        if settings.faces != "auto" or asked:
+            wanted = words if settings.faces == "auto" else f"--faces {settings.faces}"
+            raise UsageError(f"{wanted}: {error.what}", why=error.why, fix=error.fix) from error
+        teller.note(f"{error.what}, so photographs are restored as a whole; to have them found: {error.fix}")
+        return dataclasses.replace(settings, faces="off")
+    return settings
 
 
 def _list_models() -> None:
@@ -166,8 +256,6 @@ def _choose(
     if build and choice.sidecar is None:
         engine = _build(model, device, quiet)
         choice = runtime.choose(engine, backend=backend, device=device, tile=tile, threads=threads)
-    if choice.note and not quiet:
-        click.echo(f"bfsr-edge: {choice.note}", err=True)
     return choice
 
 
@@ -179,7 +267,6 @@ def _build(model: str, device: str, quiet: bool) -> Path:
     from bfsr_edge.engines.build import build as build_engine
     from bfsr_edge.engines.graphs import find_calibration, read_source
     from bfsr_edge.engines.profile import load_profile
-    from bfsr_edge.errors import BackendError
     from bfsr_edge.runtime import build_command, machine
 
     shipped = model in {entry.name for entry in weights.list_models()}
@@ -230,14 +317,16 @@ def _fit(settings: Options, choice: Choice, tile: int | None, batch: int | None)
 def _networks(choice: Choice, threads: int | None) -> Callable[[int], Any]:
     """Engines by the side of their tile, each loaded when first asked for."""
     from bfsr_edge import runtime
+    from bfsr_edge.restore import memory
 
     context = click.get_current_context()
+    streams = memory.streams_for(choice.device, threads)
     loaded: dict[int, Network] = {}
 
     def network_for(tile: int) -> Network:
         if tile not in loaded:
             own = choice.sidecar is not None and tile == choice.sidecar.tile[0]  # which may not be square
-            engine = runtime.load(choice, tile=None if own else tile, threads=threads)
+            engine = runtime.load(choice, tile=None if own else tile, threads=threads, streams=streams)
             # a GPU's memory is given back while its driver is still there
             context.call_on_close(engine.close)
             loaded[tile] = engine
@@ -246,95 +335,43 @@ def _networks(choice: Choice, threads: int | None) -> Callable[[int], Any]:
     return network_for
 
 
-def _restore(tasks: list[Task], settings: Options, network_for: Callable[[int], Network], teller: _Teller) -> None:
-    from bfsr_edge.restore import pipeline
+def _restore(
+    tasks: list[Task], settings: Options, network_for: Callable[[int], Network], teller: Teller, page: Report | None
+) -> None:
+    from bfsr_edge.restore import pipeline, telling
 
-    with _terminable(), _progress(tasks, teller.quiet) as advance:
-        steps = pipeline.run(tasks, settings, network_for)
+    megapixels = sum(task.outcome.megapixels for task in tasks)
+    with telling.progress(megapixels, teller.quiet) as advance:
+        steps = pipeline.run(tasks, settings, network_for, *([page.watch] if page else []))
         try:
             for step in steps:
                 advance(step.megapixels)
+                if step.note:
+                    teller.note(step.note, urgent=step.urgent)
                 if step.finished is not None:
                     teller.tell(step.finished)
+                    if page:
+                        page.add(step.finished)
         finally:
             steps.close()  # type: ignore[attr-defined]  # a generator: ends its threads
+            for task in tasks:
+                if task.outcome.status == "planned":  # where not even a thread had begun
+                    task.outcome.status = "interrupted"
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
     """Let SIGTERM end the run as Ctrl-C does, so that no unfinished file stays."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupted = signal.getsignal(signal.SIGINT)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupted)
 
 
-@contextmanager
-def _progress(tasks: list[Task], quiet: bool) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr with megapixels per second and the time left, where stderr is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda megapixels: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Task as Bar
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Bar) -> Text:
-            return Text(f"{task.speed:.2f} MP/s" if task.speed else "")
-
-    columns = (
-        TextColumn("restoring"), BarColumn(), TextColumn("{task.completed:.1f}/{task.total:.1f} MP"),
-        Rate(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        identity = bar.add_task("", total=sum(task.outcome.megapixels for task in tasks))
-        yield lambda megapixels: bar.advance(identity, megapixels)
-
-
-class _Teller:
-    """Says what became of each file: problems always, everything else on request; all on stderr."""
-
-    def __init__(self, quiet: bool, verbose: bool) -> None:
-        self.quiet, self.verbose = quiet, verbose
-
-    def tell(self, outcome: Outcome) -> None:
-        if outcome.done and not self.verbose and not (outcome.status == "planned" and not self.quiet):
-            return
-        line = str(outcome.source)
-        if outcome.done:
-            line += f" -> {outcome.target}"
-            if outcome.size and outcome.result_size:
-                line += " ({}×{} to {}×{})".format(*outcome.size, *outcome.result_size)
-        if outcome.reason:
-            # most errors name the file themselves
-            line = outcome.reason if line in outcome.reason else f"{line}: {outcome.reason}"
-        line = f"{outcome.status}: {line}"
-        click.echo(line + (f"\n  next: {outcome.fix}" if outcome.fix else ""), err=True)
-
-
-def _account(outcomes: list[Outcome], found: Found, seconds: float) -> dict[str, Any]:
-    files = [
-        {
-            "source": str(outcome.source),
-            "result": str(outcome.target) if outcome.target else None,
-            "status": outcome.status,
-            "reason": outcome.reason,
-            "size": outcome.size,
-            "result_size": outcome.result_size,
-            "seconds": round(outcome.seconds, 3),
-        }
-        for outcome in outcomes
-    ]
-    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in STATUSES}
-    return {"files": files, **counts, "passed_over": found.passed_over, "seconds": round(seconds, 3)}
-
-
-def _summary(outcomes: list[Outcome], out: Path, seconds: float) -> str:
-    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in STATUSES}
-    told = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
-    megapixels = sum(outcome.megapixels for outcome in outcomes if outcome.status == "restored")
-    speed = f", {megapixels:.1f} MP in {seconds:.1f} s ({megapixels / seconds:.2f} MP/s)" if megapixels else ""
-    return f"{told}{speed}; results in {out}"
+def _deafen() -> None:
+    """Heed no signal until the end of ``_terminable``."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

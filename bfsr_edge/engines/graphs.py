@@ -15,6 +15,7 @@ from bfsr_edge.quantization import Calibration
 from bfsr_edge.runtime.base import CHANNELS
 from bfsr_edge.runtime.graph import read_graph
 from bfsr_edge.weights import Model, list_models, sha256_of
+from bfsr_edge.weights.graphs import read_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -74,10 +75,8 @@ def read_source(model: Model) -> Source:
     ModelError
         It is cut off, of an opset that not every builder reads, has a fixed batch, or holds a scale that is no number.
     """
-    import onnx
-
     graph = read_graph(model, None)  # checks inputs, outputs and metadata, and gives the tile that the file has
-    proto = onnx.load(str(model.path))
+    proto = read_onnx(model.path)
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset not in OPSETS:
         raise ModelError(

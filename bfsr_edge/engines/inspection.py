@@ -15,7 +15,7 @@ from bfsr_edge import precision as lowering
 from bfsr_edge.engines.openvino import layers as openvino_layers
 from bfsr_edge.errors import BfsrError, ModelError, UsageError
 from bfsr_edge.runtime import machine, sidecar, trt
-from bfsr_edge.runtime.base import CHANNELS, by, require
+from bfsr_edge.runtime.base import CHANNELS, by, first_line, require
 from bfsr_edge.runtime.graph import read_graph
 from bfsr_edge.runtime.openvino import ELEMENT_TYPES, EXECUTED, INSTALL
 from bfsr_edge.runtime.sidecar import Sidecar
@@ -172,8 +172,8 @@ def _inspect_openvino(model: Model, described: Sidecar) -> Report:
     }
     try:
         compiled = core.compile_model(core.read_model(graph.content), "CPU", settings)
-    except RuntimeError as error:
-        raise ModelError(f"OpenVINO cannot load {model.path}", why=(str(error).splitlines()[0],)) from error
+    except (RuntimeError, ValueError) as error:  # ValueError: a message of its own that is no UTF-8
+        raise ModelError(f"OpenVINO cannot load {model.path}", why=(first_line(error),)) from error
     request = compiled.create_infer_request()
     batch = np.random.default_rng(0).random((1, CHANNELS, *graph.tile), dtype=np.float32)
     for _ in range(RUNS):

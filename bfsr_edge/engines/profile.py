@@ -95,7 +95,7 @@ def load_profile(name_or_path: str) -> Profile:
     try:
         with open(path, "rb") as file:
             values = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
         raise UsageError(f"{path} cannot be read as TOML", why=(str(error),)) from error
     return from_mapping({"name": path.stem, **values}, path)
 

@@ -37,6 +37,7 @@ def find(
     format: str | None = None,
     suffix: str = "",
     is_result: Callable[[Path], bool] = lambda path: False,
+    faces: Path | None = None,
 ) -> Found:
     """Turn arguments into jobs.
 
@@ -51,7 +52,9 @@ def find(
     suffix
         Put between a result's name and its extension.
     is_result
-        Asked for pictures found below ``out``: those that an earlier run made are not inputs.
+        Asked for pictures found below ``out`` and ``faces``: those that an earlier run made are not inputs.
+    faces
+        The folder where single faces are saved.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def find(
     """
     if os.sep in suffix or "/" in suffix:
         raise UsageError(f"--suffix {suffix!r} holds a path separator", fix="use letters, digits, - and _")
-    search = _Search(out, is_result)
+    search = _Search(out, is_result, faces)
     for argument in arguments:
         search.argument(argument)
     jobs: dict[str, Job] = {}
@@ -71,9 +74,14 @@ def find(
             search.unreadable.append((source, f"the extension {source.suffix or '(none)'} names no picture format"))
             continue
         extension = source.suffix if EXTENSIONS.get(source.suffix.lower()) == name else FORMATS[name].extensions[0]
-        job = Job(source, out / below.with_name(below.stem + suffix + extension), name)
+        place = below.with_name(below.stem + suffix + extension)
+        job = Job(source, out / place, name, place)
         other = jobs.setdefault(os.path.normcase(job.target), job)
-        if not _same(other.source, source):
+        if other.source == source:
+            continue
+        if _same(other.source, source):
+            search.passed_over += 1  # the same file by another path, or a hard link: its result is made already
+        else:
             raise UsageError(
                 f"{other.source} and {source} would both become {job.target}",
                 fix="restore them into different folders, or leave out --format",
@@ -90,32 +98,42 @@ def find(
 
 def _spare_inputs(jobs: dict[str, Job], search: _Search) -> None:
     """No result may replace an input; inputs that are another's result by name (a_x4.jpg of a.jpg) are not inputs."""
+    folders: dict[Path, str] = {}
+    sources = {_place(job.source, folders): key for key, job in jobs.items()}
     for key, job in list(jobs.items()):
-        target = os.path.normcase(job.target)
-        if os.path.exists(job.target) and _same(job.source, job.target):
+        if os.path.lexists(job.target) and _same(job.source, job.target):
             raise UsageError(
                 f"the result of {job.source} would replace it",
                 fix="use another --out folder, or add --suffix _restored",
             )
-        for other_key, other in list(jobs.items()):
-            if other_key != key and os.path.normcase(os.path.abspath(other.source)) == os.path.abspath(target):
-                del jobs[other_key]
-                search.passed_over += 1
+        other = sources.get(_place(job.target, folders))
+        if other is not None and other != key and jobs.pop(other, None) is not None:
+            search.passed_over += 1
+
+
+def _place(path: Path, folders: dict[Path, str]) -> str:
+    """Where a file lies, one text for one place: links in its folder are followed, a link that it is itself is not."""
+    if path.parent not in folders:
+        folders[path.parent] = os.path.realpath(path.parent)
+    return os.path.normcase(os.path.join(folders[path.parent], path.name))
 
 
 class _Search:
-    def __init__(self, out: Path, is_result: Callable[[Path], bool]) -> None:
+    def __init__(self, out: Path, is_result: Callable[[Path], bool], faces: Path | None) -> None:
         self.files: list[tuple[Path, Path]] = []
         self.unreadable: list[tuple[Path, str]] = []
         self.passed_over = 0
         self._out = Path(os.path.realpath(out))
+        self._written = {self._out, *([] if faces is None else [Path(os.path.realpath(faces))])}
         self._is_result = is_result
+        self._below_written: dict[Path, bool] = {}
 
     def argument(self, argument: str) -> None:
         path = Path(argument)
-        if path.is_dir():
+        # os.path answers no where Path raises: a name too long for the system, one with a zero byte
+        if os.path.isdir(path):
             self._folder(path, path)
-        elif path.exists():
+        elif os.path.lexists(path):
             self.files.append((path, Path(path.name)))
         elif glob.has_magic(argument):
             matches = sorted(glob.glob(argument, recursive=True))
@@ -133,35 +151,56 @@ class _Search:
             raise UsageError(f"there is no file or folder {argument}", fix="check the path; quote names with spaces")
 
     def _folder(self, folder: Path, base: Path) -> None:
-        for file in self._walk(folder, set()):
+        for file in self._walk(folder):
             self._take(file, base)
 
     def _take(self, file: Path, base: Path) -> None:
         """A file that was found rather than named."""
         picture = file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
         # the header of a picture is only read where results may lie
-        if not picture or (self._out in Path(os.path.realpath(file)).parents and self._is_result(file)):
+        if not picture or (self._in_written(file) and self._is_result(file)):
             self.passed_over += 1
         else:
             self.files.append((file, file.relative_to(base)))
 
-    def _walk(self, folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    def _in_written(self, file: Path) -> bool:
+        """Whether a file lies below a folder that is written to, links followed."""
+        if file.parent not in self._below_written:
+            folder = Path(os.path.realpath(file.parent))
+            self._below_written[file.parent] = not self._written.isdisjoint((folder, *folder.parents))
+        if file.is_symlink():
+            return not self._written.isdisjoint(Path(os.path.realpath(file)).parents)
+        return self._below_written[file.parent]
+
+    def _walk(self, folder: Path) -> Iterator[Path]:
         """Files in order of name; each folder once, so that loops of links end."""
+        seen: set[tuple[int, int]] = set()
+        # not recursive: folders can be nested deeper than Python calls
+        levels = [self._entries(folder, seen)]
+        while levels:
+            entry = next(levels[-1], None)
+            if entry is None:
+                levels.pop()
+                continue
+            path, is_folder = entry
+            if not is_folder:
+                yield path
+            elif not path.name.startswith(".") and Path(os.path.realpath(path)) != self._out:
+                levels.append(self._entries(path, seen))
+
+    def _entries(self, folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+        """What a folder that was not seen yet holds, in order of name, and whether each is a folder."""
         try:
-            status = folder.stat()
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                return iter(())
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                found = sorted((entry.name, _is_folder(entry)) for entry in entries)
         except OSError as error:
             self.unreadable.append((folder, error.strerror or str(error)))
-            return
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        for entry in entries:
-            path = folder / entry.name
-            if not os.path.isdir(path):  # entry.is_dir raises for a link to itself
-                yield path
-            elif not entry.name.startswith(".") and Path(os.path.realpath(path)) != self._out:
-                yield from self._walk(path, seen)
+            return iter(())
+        return iter([(folder / name, is_folder) for name, is_folder in found])
 
 
 def _fixed_part(pattern: str) -> Path:
@@ -169,6 +208,13 @@ def _fixed_part(pattern: str) -> Path:
     parts = Path(pattern).parts
     first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:first])
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _same(one: Path, other: Path) -> bool:

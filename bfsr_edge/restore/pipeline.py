@@ -1,46 +1,84 @@
-"""Decode, infer and encode at the same time: three threads and bounded queues between them.
+"""Decode, infer, blend and write at the same time: threads for each, and bounded queues between them.
 
-The next picture is decoded while the network runs on this one and the last one is encoded. Memory is bounded: so many
-decoded megapixels, and a few tiles between network and encoder. A picture that fails is reported and the others go on;
-when the caller stops iterating, every thread ends and unfinished files are removed.
+The next pictures are decoded while the network runs on this one and the last ones are written. Two threads feed the
+network, so that it is not without work at the end of a picture. Memory is bounded: so many decoded megapixels, a few
+tiles between network and blending, a row of tiles between blending and writing. A picture that fails is reported and
+the others go on; one for which memory does not suffice begins anew with fewer or smaller tiles; when the caller stops
+iterating, every thread ends and unfinished files are removed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from bfsr_edge import images
-from bfsr_edge.errors import BfsrError
-from bfsr_edge.restore.array import Network, finish, infer, plan_for
-from bfsr_edge.restore.options import Options
+from bfsr_edge.errors import BfsrError, UsageError
+from bfsr_edge.restore import memory
+from bfsr_edge.restore.array import Info, Network, finish, infer, plan_for
+from bfsr_edge.restore.blur import reduction_for
+from bfsr_edge.restore.channels import Budget, Channel, Closed, Ending
+from bfsr_edge.restore.enlarge import enlarge
+from bfsr_edge.restore.face_files import save_faces
+from bfsr_edge.restore.faces import Faces, restore_faces
+from bfsr_edge.restore.options import SMALL_TILE, Options
+from bfsr_edge.restore.paste import Paster
 from bfsr_edge.restore.plan import Outcome, Task
 from bfsr_edge.restore.record import Record, digest_of
+from bfsr_edge.runtime.base import lacks_memory
 from bfsr_edge.tiling import Plan
 
 Item = TypeVar("Item")
 DECODED_MEGAPIXELS = 48.0
 """Decoded pictures held at a time; one that is larger is held alone."""
-TILES_WAITING = 4
-POLL_SECONDS = 0.1
+FEEDERS, WRITERS = 2, 2
+"""Threads that prepare tiles for the network, and threads that write results."""
+TILES_WAITING, BANDS_WAITING = 3, 12
+"""Of one picture: results that wait for blending, and bands of rows that wait for being written."""
+LARGE_MEGAPIXELS = 16.0
+"""Of results larger than this one is written at a time, as some formats hold the whole picture."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Progress: so much of the input went through the network, or a picture is finished."""
+    """Progress: so much of the input went through the network, a picture is finished, or there is something to say."""
 
     megapixels: float = 0.0
+    """Below 0 where a picture begins anew."""
     finished: Outcome | None = None
+    note: str = ""
+    """What was changed for want of memory."""
+    urgent: bool = False
+    """Whether the note tells of a shortage met, not of one foreseen."""
 
 
-def run(tasks: Sequence[Task], options: Options, network_for: Callable[[int], Network]) -> Iterator[Step]:
+class Watcher(Protocol):
+    """Sees the rows of a result as they are written, from top to bottom."""
+
+    def add(self, band: images.Pixels, /) -> None: ...
+
+
+Watch = Callable[[Task, images.Picture], "Watcher | None"]
+"""Asked before each result is written, and again where it is begun anew; called in a thread of the run."""
+
+
+def run(
+    tasks: Sequence[Task],
+    options: Options,
+    network_for: Callable[[int], Network],
+    watch: Watch = lambda task, picture: None,
+) -> Iterator[Step]:
     """Restore pictures.
 
     Parameters
@@ -50,7 +88,10 @@ def run(tasks: Sequence[Task], options: Options, network_for: Callable[[int], Ne
     options
         Scale, overlap, batch and quality.
     network_for
-        The engine with tiles of that side; called in one thread, and again for each picture, so it should remember.
+        The engine with tiles of that side; called in one thread at a time, and again for each picture, so it should
+        remember. One that will not be asked for again is closed.
+    watch
+        Gives who is shown the bands of a result.
 
     Yields
     ------
@@ -58,13 +99,15 @@ def run(tasks: Sequence[Task], options: Options, network_for: Callable[[int], Ne
         As things happen. Each task's outcome is reported once. Closing the iterator early ends the run: the outcomes
         of what was not finished become "interrupted", and no half-written file stays.
     """
-    run = _Run(tasks, options, network_for)
-    threads = [threading.Thread(target=run.guard, args=(stage,)) for stage in (run.decode, run.infer, run.encode)]
+    run = _Run(tasks, options, network_for, watch)
+    stages = (run.decode, *[run.infer] * FEEDERS, run.blend, *[run.write] * WRITERS)
+    threads = [threading.Thread(target=run.guard, args=(stage,)) for stage in stages]
     for folder in {task.job.target.parent for task in tasks}:
-        images.remove_stale(folder)
-    for thread in threads:
-        thread.start()
+        with contextlib.suppress(OSError):  # what stands in the way of this stands in the way of the results
+            images.remove_stale(folder)
     try:
+        for thread in threads:
+            thread.start()
         for _ in range(len(tasks)):
             while True:
                 step = run.steps.get()
@@ -74,207 +117,363 @@ def run(tasks: Sequence[Task], options: Options, network_for: Callable[[int], Ne
                 if step.finished:
                     break
     finally:
-        run.stop.set()
-        for thread in threads:
-            thread.join()
+        interruption = _ended(run, threads)
         for task in tasks:
             if task.outcome.status == "planned":
                 task.outcome.status = "interrupted"
+        if interruption is not None:
+            raise interruption
 
 
-class _Stopped(Exception):
-    """Nobody waits for this any more."""
+def _ended(run: _Run, threads: list[threading.Thread]) -> KeyboardInterrupt | None:
+    """End every thread, however impatient the user is: they stop within a tile's time, and leave no half-written file.
 
-
-class _Channel(Generic[Item]):
-    """A bounded queue whose two ends wake up when nobody waits any more."""
-
-    def __init__(self, size: int, stopped: Callable[[], bool]) -> None:
-        self._queue: queue.Queue[Item] = queue.Queue(size)
-        self._stopped = stopped
-
-    def put(self, item: Item) -> None:
-        while not self._stopped():
-            try:
-                return self._queue.put(item, timeout=POLL_SECONDS)
-            except queue.Full:
-                continue
-        raise _Stopped
-
-    def get(self) -> Item:
-        while not self._stopped():
-            try:
-                return self._queue.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                continue
-        raise _Stopped
-
-
-class _Budget:
-    """How many decoded megapixels are held."""
-
-    def __init__(self, limit: float, stopped: Callable[[], bool]) -> None:
-        self._limit, self._stopped = limit, stopped
-        self._held = 0.0
-        self._changed = threading.Condition()
-
-    def take(self, amount: float) -> None:
-        with self._changed:
-            while self._held and self._held + amount > self._limit:
-                if self._stopped():
-                    raise _Stopped
-                self._changed.wait(POLL_SECONDS)
-            self._held += amount
-
-    def give(self, amount: float) -> None:
-        with self._changed:
-            # sums of the same numbers in another order: less than a pixel is nothing
-            self._held = max(0.0, self._held - amount) if self._held - amount > 1e-6 else 0.0
-            self._changed.notify_all()
+    The interruption is given back for the caller to raise.
+    """
+    interruption = None
+    while True:
+        try:
+            run.end()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            return interruption
+        except KeyboardInterrupt as error:
+            interruption = error
 
 
 Tile = npt.NDArray[np.float32]
 
 
+class _Ahead:
+    """A network that is given tiles before it has finished the last ones."""
+
+    def __init__(self, network: Network, pool: ThreadPoolExecutor) -> None:
+        self._network, self._pool = network, pool
+        self.streams = _streams(network)
+
+    @property
+    def info(self) -> Info:
+        return self._network.info
+
+    def run(self, batch: Tile, /) -> Tile:
+        return self._network.run(batch)
+
+    def start(self, batch: Tile, /) -> Callable[[], Tile]:
+        """Run it in another thread; what is returned waits for the result."""
+        return self._pool.submit(self._network.run, batch).result
+
+
+def _streams(network: Network) -> int:
+    """How many runs go on at a time."""
+    return int(getattr(network, "streams", 1))
+
+
 class _Work:
     """One picture on its way through the stages."""
 
-    def __init__(self, task: Task, stopped: Callable[[], bool]) -> None:
+    def __init__(self, task: Task, ending: Ending) -> None:
         self.task = task
         self.started = time.perf_counter()
-        self.given_up = threading.Event()
         self.digest = ""
         self.picture: images.Picture | None = None
         self.error: Exception | None = None
+        self.network: _Ahead | None = None
+        self.tile = 0
+        self.batch = 0
         self.plan: Plan | None = None
+        self.reduce = 1
+        self.faces = Faces()
         self.factor = 0
-        # None ends the picture, an exception takes the place of the tile that failed
-        self.tiles: _Channel[Tile | Exception | None]
-        self.tiles = _Channel(TILES_WAITING, lambda: stopped() or self.given_up.is_set())
+        self.megapixels = 0.0
+        """Reported as progress."""
+        # None ends the picture, an exception takes the place of the tile or the band that failed
+        self.tiles: Channel[Tile | Exception | None] = Channel(TILES_WAITING)
+        self.bands: Channel[images.Pixels | Exception | None] = Channel(BANDS_WAITING)
+        ending.watch(self.tiles)
+        ending.watch(self.bands)
 
 
 class _Run:
-    def __init__(self, tasks: Sequence[Task], options: Options, network_for: Callable[[int], Network]) -> None:
-        self.tasks, self.options, self.network_for = tasks, options, network_for
-        self.stop = threading.Event()
+    def __init__(
+        self, tasks: Sequence[Task], options: Options, network_for: Callable[[int], Network], watch: Watch
+    ) -> None:
+        self.options, self.network_for, self.watch = options, network_for, watch
         self.steps: queue.SimpleQueue[Step | BaseException] = queue.SimpleQueue()
-        self._budget = _Budget(DECODED_MEGAPIXELS, self.stop.is_set)
-        self._decoded: _Channel[_Work] = _Channel(2, self.stop.is_set)
-        self._inferred: _Channel[_Work] = _Channel(1, self.stop.is_set)
+        self._ending = Ending()
+        self._budget = Budget(DECODED_MEGAPIXELS)
+        self._tasks: Channel[Task] = Channel(items=tasks)
+        self._decoded: Channel[_Work] = Channel(2)
+        self._inferred: Channel[_Work] = Channel(1)
+        self._blended: Channel[_Work] = Channel(1)
+        for thing in (self._budget, self._tasks, self._decoded, self._inferred, self._blended):
+            self._ending.watch(thing)
+        self._limits = memory.Limits(options)
+        self._loading = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._users: Counter[int] = Counter()
+        self._large = threading.Lock()
+
+    def end(self) -> None:
+        """Let every thread end."""
+        self._ending.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def guard(self, stage: Callable[[], None]) -> None:
-        """A stage as a thread: what it cannot handle ends the run."""
+        """A stage as a thread, until the run ends; what it cannot handle ends the run."""
         try:
             stage()
-        except _Stopped:
+        except Closed:
             return
         except BaseException as error:
             self.steps.put(error)
 
     def decode(self) -> None:
-        for task in self.tasks:
+        while True:
+            task = self._tasks.get()
             self._budget.take(task.outcome.megapixels)
-            work = _Work(task, self.stop.is_set)
+            work = _Work(task, self._ending)
             try:
                 work.digest = digest_of(task.job.source)
-                work.picture = images.read(task.job.source)
+                work.picture = images.read(task.job.source, max_megapixels=self.options.max_megapixels)
+                work.reduce = reduction_for(work.picture.pixels, self.options)
             except Exception as error:
                 work.error = error
             self._decoded.put(work)
 
     def infer(self) -> None:
-        for _ in self.tasks:
+        while True:
             work = self._decoded.get()
             try:
                 self._begin(work)
-            except BfsrError as error:
+            except Exception as error:
                 work.error = error
+            # once it is handed on, writing may fail and let go of them
+            picture, network, ready = work.picture, work.network, work.error is None
             self._inferred.put(work)
-            if work.error is None:
-                try:
-                    self._tiles(work)
-                except _Stopped:
-                    if self.stop.is_set():
-                        raise
+            if picture is not None and network is not None and ready:
+                with contextlib.suppress(Closed):  # blending gave up, or the run ends
+                    self._tiles(work, picture.pixels, network)
+            del work, picture, network  # or the picture would be held while the next one is waited for
 
     def _begin(self, work: _Work) -> None:
         if work.picture is not None:
-            info = self.network_for(work.task.tile).info
             height, width = work.picture.pixels.shape[:2]
             options = self.options
+            work.network = self._network(work, width)
+            info = work.network.info
             work.factor = info.scale
             work.plan = plan_for(
-                info, height, width, scale=options.scale, overlap=options.overlap, offset=options.offset
+                info,
+                height,
+                width,
+                scale=options.scale,
+                overlap=options.overlap,
+                offset=options.offset,
+                reduce=max(1, work.reduce),
             )
+            work.task.outcome.reduced = work.reduce
+            if options.faces != "off":
+                self._faces(work, work.picture.pixels, work.network)
+            if work.reduce == 0:  # what no network is to touch, but for faces
+                work.faces = replace(work.faces, background=False)
+                work.task.outcome.reduced = None
 
-    def _tiles(self, work: _Work) -> None:
-        assert work.picture is not None
+    def _faces(self, work: _Work, pixels: images.Pixels, network: Network) -> None:
+        """Find the picture's faces and restore them, on a network with tiles that faces fit into."""
+        with self._loading, contextlib.suppress(UsageError):  # an engine with tiles of another size runs no others
+            network = self.network_for(SMALL_TILE)
+        work.faces = restore_faces(pixels, network, replace(self.options, batch=work.batch))
+        outcome = work.task.outcome
+        if self.options.faces != "aligned":  # where none are looked for
+            outcome.faces, outcome.faces_restored = work.faces.found, work.faces.restored
+            outcome.boxes = work.faces.boxes
+        if not work.faces.background:
+            outcome.reduced = None
+
+    def _network(self, work: _Work, width: int) -> _Ahead:
+        """The network with tiles that fit into memory. It stays loaded until ``_leave``."""
+        with self._loading:
+            wanted = self._limits.tile(work.task.tile)
+            work.tile = wanted
+            network = self.network_for(wanted)
+            fitting = self._limits.fitting(wanted, network.info, _streams(network), width)
+            if fitting < wanted:
+                free = memory.told(memory.free(network.info))
+                self.steps.put(Step(note=f"tiles of {fitting} instead of {wanted}, as {free} of memory are free"))
+                work.tile = fitting
+                self._close_unused(wanted, network)
+                network = self.network_for(fitting)
+            self._users[work.tile] += 1
+            work.batch = self._limits.batch()
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_streams(network), thread_name_prefix="network")
+            return _Ahead(network, self._pool)
+
+    def _leave(self, work: _Work) -> None:
+        """The network is not used any more for this picture, and where its tiles are too large, for no other."""
+        if work.network is not None:
+            work.network = None
+            with self._loading:
+                self._users[work.tile] -= 1
+                if self._limits.tile(work.tile) < work.tile:
+                    self._close_unused(work.tile, self.network_for(work.tile))
+
+    def _close_unused(self, tile: int, network: Network) -> None:
+        # faces are restored on small tiles whatever the picture's are
+        if not self._users[tile] and tile > SMALL_TILE and hasattr(network, "close"):
+            network.close()
+
+    def _tiles(self, work: _Work, pixels: images.Pixels, network: _Ahead) -> None:
         assert work.plan is not None
-        network = self.network_for(work.task.tile)
         share = work.task.outcome.megapixels / work.plan.tiles
+        if not work.faces.background:
+            work.megapixels += work.task.outcome.megapixels
+            self.steps.put(Step(work.megapixels))
+            return
         try:
-            for tile in infer(work.picture.pixels, network, work.plan, self.options.batch):
+            for tile in infer(
+                pixels,
+                network,
+                work.plan,
+                work.batch,
+                scale=self.options.scale,
+                reduce=work.reduce,
+            ):
                 work.tiles.put(tile)
+                work.megapixels += share
                 self.steps.put(Step(share))
-        except _Stopped:
+        except Closed:
             raise
         except Exception as error:
             work.tiles.put(error)
         else:
             work.tiles.put(None)
 
-    def encode(self) -> None:
-        for _ in self.tasks:
+    def blend(self) -> None:
+        while True:
             work = self._inferred.get()
+            picture, ready = work.picture, work.error is None
+            self._blended.put(work)
+            if picture is not None and ready:
+                with contextlib.suppress(Closed):  # writing gave up, or the run ends
+                    self._bands(work, picture)
+            work.tiles.close()
+            del work, picture
+
+    def _bands(self, work: _Work, picture: images.Picture) -> None:
+        plan = work.plan
+        assert plan is not None
+        try:
+            scale = self.options.scale
+            paste = Paster(work.faces.patches, scale, self.options.strength)
+            if work.faces.background:
+                tiles = _received(work.tiles)
+                bands = finish(tiles, picture.pixels, plan, work.factor, scale, paste, reduce=work.reduce)
+            else:
+                bands = enlarge(picture.pixels, scale, paste)
+            for band in bands:
+                work.bands.put(band)
+        except Closed:
+            raise
+        except Exception as error:
+            work.bands.put(error)
+        else:
+            work.bands.put(None)
+
+    def write(self) -> None:
+        while True:
+            work = self._blended.get()
             try:
                 if work.error is not None:
                     raise work.error
-                self._write(work)
-            except _Stopped:
+                large = work.task.outcome.megapixels * self.options.scale**2 > LARGE_MEGAPIXELS
+                with self._large if large else contextlib.nullcontext():
+                    self._write(work)
+            except Closed:
                 raise
             except Exception as error:
                 work.error = error
-            work.given_up.set()
+            work.bands.close()
             self._budget.give(work.task.outcome.megapixels)
-            self._report(work)
+            anew = self._lowered(work)
+            if not anew:
+                self._report(work)
+            work.picture = None
+            self._leave(work)
+            if anew:  # only now, when what the last attempt held is free again
+                self._tasks.put(work.task, first=True)
+            del work
 
     def _write(self, work: _Work) -> None:
-        picture, plan, job = work.picture, work.plan, work.task.job
+        picture, job = work.picture, work.task.job
         assert picture is not None
-        assert plan is not None
         height, width, channels = picture.pixels.shape
         scale = self.options.scale
         record = Record(work.digest, work.task.recipe)
+        metadata, lost = images.carried(picture.metadata, job.format, channels, strip=self.options.strip_metadata)
+        work.picture = replace(picture, notes=(*picture.notes, *lost))
+        if self.options.save_faces is not None:
+            colours = replace(picture.metadata, exif=None, xmp=record.packet())
+            saved, kept = save_faces(job, work.faces.saved, colours, self.options)
+            work.task.outcome.crops = saved
+            work.task.outcome.notes += kept
+        watcher = self.watch(work.task, picture)
         with images.create(
             job.target,
             (height * scale, width * scale, channels),
             picture.pixels.dtype,
             format=job.format,
             quality=self.options.quality,
-            metadata=replace(picture.metadata, xmp=record.packet()),
+            metadata=replace(metadata, xmp=record.packet()),
         ) as writer:
-            for band in finish(_received(work.tiles), picture.pixels, plan, work.factor, scale):
+            for band in _received(work.bands):
                 writer.write(band)
+                if watcher is not None:
+                    watcher.add(band)
+
+    def _lowered(self, work: _Work) -> bool:
+        """Whether the picture failed for want of memory, and another attempt will take less of it."""
+        # without a tile it failed before the network: in decoding
+        if work.error is None or not work.tile or not lacks_memory(work.error):
+            return False
+        try:
+            with self._loading:
+                note = self._limits.lower(work.tile, work.batch, work.network.info if work.network else None)
+        except BfsrError as error:
+            work.error = error
+            return False
+        if note:
+            self.steps.put(Step(note=f"{work.task.job.source}: {note}", urgent=True))
+        self.steps.put(Step(-work.megapixels))
+        work.error = None  # its traceback holds what the network was given, and the network
+        gc.collect()
+        return True
 
     def _report(self, work: _Work) -> None:
         outcome = work.task.outcome
         outcome.seconds = time.perf_counter() - work.started
         if work.error is None:
             outcome.status = "restored"
-            if work.picture is not None and work.picture.notes:
-                outcome.reason = "; ".join((*filter(None, [outcome.reason]), *work.picture.notes))
+            if work.picture is not None:
+                if work.reduce == 0 and self.options.faces not in ("only", "aligned"):
+                    outcome.notes += ("so sharp that at its own size only its faces were touched, if any",)
+                if work.reduce > 1 and self.options.reduce is None and outcome.reduced:
+                    outcome.notes += (f"so blurred that it was reduced {work.reduce} times first",)
+                outcome.notes = (*outcome.notes, *work.picture.notes)
         else:
             outcome.status = "failed"
             outcome.reason, outcome.fix = _told(work.error)
-        work.picture = None
         self.steps.put(Step(finished=outcome))
 
 
-def _received(tiles: _Channel[Tile | Exception | None]) -> Iterator[Tile]:
-    while (tile := tiles.get()) is not None:
-        if isinstance(tile, Exception):
-            raise tile
-        yield tile
+def _received(channel: Channel[Item | Exception | None]) -> Iterator[Item]:
+    """What comes until the picture ends; raises the exception that takes the place of what failed."""
+    while (item := channel.get()) is not None:
+        if isinstance(item, Exception):
+            raise item
+        yield item
 
 
 def _told(error: Exception) -> tuple[str, str]:
@@ -283,5 +482,7 @@ def _told(error: Exception) -> tuple[str, str]:
         why = f" ({'; '.join(error.why)})" if error.why else ""
         return error.what + why, error.fix
     if isinstance(error, MemoryError):
-        return "there is not enough memory for this picture", "use a smaller --tile"
+        return "there is not enough memory for this picture", "free some, or reduce the picture first"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", ""
     return f"unexpected {type(error).__name__}: {error}", "please report this with the picture's format and size"

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from bfsr_edge import images
 from bfsr_edge.errors import BfsrError, ImageError
+from bfsr_edge.restore.faces import face_code
 from bfsr_edge.restore.options import Job, Options
 from bfsr_edge.restore.record import Record, digest_of, recipe_of, record_of
 
@@ -37,6 +38,18 @@ class Outcome:
     """Width and height of the input."""
     result_size: tuple[int, int] | None = None
     """Width and height of the result."""
+    faces: int | None = None
+    """Faces found, ``None`` where none were looked for."""
+    faces_restored: int = 0
+    """Of them, those that were pasted in; the others were sharp enough, or too many."""
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    """Left, top, right and bottom of each face found, in pixels of the upright input."""
+    crops: tuple[tuple[Path, Path], ...] = ()
+    """Files of each face before and after, where ``Options.save_faces`` asked for them."""
+    reduced: int | None = None
+    """How many times the input was reduced before the network saw it; ``None`` where it did not."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing of a picture that was restored, a sentence each: what could not be kept, what was done."""
     seconds: float = 0.0
     """From the start of decoding to the finished file; pictures overlap, so the sum exceeds the run's time."""
 
@@ -85,6 +98,9 @@ def decide(
             task = _task(job, options, weights, outcome)
         except BfsrError as error:
             outcome.status, outcome.reason, outcome.fix = "failed", error.what, error.fix
+        except OSError as error:  # it vanished meanwhile, or its result's name is too long for the system
+            outcome.status, outcome.reason = "failed", f"{error.strerror or error}: {error.filename or job.source}"
+            outcome.fix = "look at the file, and at --out and --suffix"
         else:
             if task is not None:
                 tasks.append(task)
@@ -93,7 +109,7 @@ def decide(
 
 
 def _task(job: Job, options: Options, weights: str, outcome: Outcome) -> Task | None:
-    header = images.probe(job.source)
+    header = images.probe(job.source, max_megapixels=options.max_megapixels)
     width, height = header.width * options.scale, header.height * options.scale
     outcome.size, outcome.result_size = (header.width, header.height), (width, height)
     images.check_holds(job.format, width, height, header.channels, header.bits)
@@ -108,6 +124,12 @@ def _task(job: Job, options: Options, weights: str, outcome: Outcome) -> Task | 
         offset=options.offset,
         quality=options.quality,
         format=job.format,
+        faces=options.faces,
+        face_code=face_code(options),
+        max_faces=options.max_faces,
+        strength=options.strength,
+        reduce=options.reduce,
+        strip_metadata=options.strip_metadata,
     )
     if job.target.is_dir():
         raise ImageError(f"a folder lies where the result goes: {job.target}")

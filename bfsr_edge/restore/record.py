@@ -45,7 +45,7 @@ class Record:
         return _PACKET.format(source=self.source, recipe=self.recipe, version=__version__).encode()
 
 
-def recipe_of(weights: str, **options: int | str) -> str:
+def recipe_of(weights: str, **options: float | str | None) -> str:
     """One hash for weights (their sha256) and options: the same recipe on the same input gives the same picture."""
     return hashlib.sha256(json.dumps({"weights": weights, **options}, sort_keys=True).encode()).hexdigest()
 

@@ -14,9 +14,9 @@ import os
 import re
 from dataclasses import dataclass
 
-from bfsr_edge.errors import BackendError, UsageError
+from bfsr_edge.errors import BackendError, BfsrError, OutOfMemory, UsageError
 from bfsr_edge.runtime import built, machine, sidecar
-from bfsr_edge.runtime.base import PRECISIONS, Engine, EngineInfo, by
+from bfsr_edge.runtime.base import DEFAULT_TILE, PRECISIONS, Engine, EngineInfo, by, lacks_memory, out_of_memory
 from bfsr_edge.runtime.sidecar import Sidecar
 from bfsr_edge.weights import DEFAULT, Model, list_models, resolve
 
@@ -60,6 +60,7 @@ def load(
     tile: int | tuple[int, int] | None = None,
     precision: str = "auto",
     threads: int | None = None,
+    streams: int = 1,
 ) -> Engine:
     """Load a network for inference.
 
@@ -83,6 +84,10 @@ def load(
         executed. The INT8 layers of a quantized file stay INT8.
     threads
         CPU threads, all cores by default.
+    streams
+        Runs that go on at the same time, called from as many threads, on a CPU: together they take the threads and
+        are faster than one after the other, each by itself is slower. ``Engine.streams`` tells how many there are:
+        1 where the backend has but one.
 
     Raises
     ------
@@ -90,6 +95,8 @@ def load(
         An unknown name of a model, backend, device or precision, a file that is not there, a tile that does not fit.
     ModelError
         The file cannot be used, or is an engine for another machine.
+    OutOfMemory
+        It does not fit into the memory of the device or the machine.
     BackendError
         The backend is not installed, or cannot do what was asked here.
     """
@@ -102,7 +109,17 @@ def load(
         if choice.note:
             LOG.warning("%s", choice.note)
     module = importlib.import_module(f"bfsr_edge.runtime.{choice.backend}")
-    engine = module.load(choice.model, device=choice.device, tile=tile, precision=precision, threads=threads)
+    try:
+        engine = module.load(
+            choice.model, device=choice.device, tile=tile, precision=precision, threads=threads, streams=streams
+        )
+    except Exception as error:
+        # what backends make of it differs: this asks what the library below them said
+        told = error.__cause__ if isinstance(error, BfsrError) and error.__cause__ is not None else error
+        if isinstance(error, OutOfMemory) or not lacks_memory(told):
+            raise
+        size = (tile, tile) if isinstance(tile, int) else tile
+        raise out_of_memory(choice.model.name, 1, size or (DEFAULT_TILE,) * 2, told) from error
     assert isinstance(engine, Engine)
     return engine
 

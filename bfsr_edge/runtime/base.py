@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,7 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError, BfsrError, UsageError
+from bfsr_edge.errors import BackendError, BfsrError, OutOfMemory, UsageError
+
+# importing OpenVINO tells Google Analytics so, in a process of its own, unless the module that does it is not there
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 Batch = npt.NDArray[np.float32]
 
@@ -22,6 +27,14 @@ DEFAULT_TILE = 128
 CHANNELS = 3
 # rounding before the network may leave [0, 1] by this much; 0 to 255 instead of 0 to 1 leaves it by far more
 RANGE_SLACK = 1e-3
+# how C++, OpenVINO, oneDNN, ONNX Runtime, torch, CUDA, TensorRT, OpenCV and the system say it
+_NO_MEMORY = re.compile(
+    r"out[ _]of[ _]?memory|bad[ _]alloc|(?:not enough|insufficient|no) memory"
+    r"|(?:can ?not|can't|could not|couldn't|unable to|failed to) (?:be )?(?:allocat|create a memory object|map memory)"
+    r"|memory allocation fail|allocation failure|outofmemory"
+    r"|resource temporarily unavailable",  # there is no room for the stack of another thread
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -52,14 +65,22 @@ class EngineInfo:
     """Of the file that was loaded."""
     batch: int = 0
     """How many tiles an engine was tuned for at a time; 0 where it does not matter. Batches of any size run."""
+    bytes_per_pixel: float = 0.0
+    """Working memory of one run for each pixel of its batch, in bytes; 0 where it is not known."""
+    rebuild: str = ""
+    """The command that built an engine whose tile is fixed; empty where another tile can be loaded."""
 
 
 class Engine(ABC):
-    """A loaded network. Made by ``bfsr_edge.runtime.load``; may be called from several threads, one at a time runs."""
+    """A loaded network. Made by ``bfsr_edge.runtime.load``; may be called from several threads.
 
-    def __init__(self, info: EngineInfo) -> None:
+    ``streams`` of them run at a time, the others wait; 1 unless more were asked for and the backend can.
+    """
+
+    def __init__(self, info: EngineInfo, streams: int = 1) -> None:
         self.info = info
-        self._lock = threading.Lock()
+        self.streams = streams
+        self._lock = threading.Lock() if streams == 1 else threading.BoundedSemaphore(streams)
 
     def run(self, batch: Batch) -> Batch:
         """Enlarge a batch of tiles.
@@ -78,6 +99,8 @@ class Engine(ABC):
         ------
         UsageError
             The batch is not of that shape, type or range.
+        OutOfMemory
+            It does not fit into the memory of the device or the machine. The engine can be used again.
         BackendError
             The backend failed, or the result is of another shape or holds NaN or Inf.
         """
@@ -88,6 +111,8 @@ class Engine(ABC):
         except BfsrError:
             raise
         except Exception as error:  # each library raises its own classes, several derive from Exception itself
+            if lacks_memory(error):
+                raise out_of_memory(self.info.model, len(batch), self.info.tile, error) from error
             raise BackendError(
                 f"{self.info.backend} failed while running {self.info.model}",
                 why=(first_line(error), f"{len(batch)} tiles of {by(self.info.tile)} do not fit into memory"),
@@ -142,6 +167,24 @@ class Engine(ABC):
                 ),
                 fix="use precision fp32; if that fails too, load the model again from its source",
             )
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception, of ours or of any library here, says that there is not enough memory."""
+    if isinstance(error, MemoryError | OutOfMemory) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    # our own errors only tell what others said as their cause; in ``why`` it may be a guess
+    return not isinstance(error, BfsrError) and _NO_MEMORY.search(str(error)) is not None
+
+
+def out_of_memory(model: str, batch: int, tile: Sequence[int], error: BaseException) -> OutOfMemory:
+    """The error of every backend for a batch that does not fit."""
+    tiles = f"a tile of {by(tile)}" if batch == 1 else f"{batch} tiles of {by(tile)}"
+    return OutOfMemory(
+        f"there is not enough memory to run {model} on {tiles}",
+        why=(first_line(error), "other programs hold it"),
+        fix="use a smaller --tile" if batch == 1 else "use a smaller --batch or --tile",
+    )
 
 
 def require(module: str, backend: str, install: str) -> ModuleType:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError, UsageError
+from bfsr_edge.errors import BackendError, OutOfMemory, UsageError
 from bfsr_edge.runtime.base import require
 
 VARIABLE = "BFSR_EDGE_CUDA"
@@ -268,9 +268,11 @@ def no_such_gpu(index: int, count: int) -> BackendError:
 def failed(call: str, reason: str) -> BackendError:
     """The error of both implementations for a call that CUDA refused."""
     why = [reason]
+    kind = BackendError
     if "OUT_OF_MEMORY" in reason.upper().replace(" ", "_"):
         why.append("other programs hold the GPU's memory")
-    return BackendError(f"CUDA failed in {call}", why=why, fix="bfsr-edge doctor, a smaller --batch, or --device cpu")
+        kind = OutOfMemory
+    return kind(f"CUDA failed in {call}", why=why, fix="bfsr-edge doctor, a smaller --batch, or --device cpu")
 
 
 def _check_fits(memory: Memory, array: npt.NDArray[Any]) -> None:

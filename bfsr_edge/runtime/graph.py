@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bfsr_edge.errors import ModelError
-from bfsr_edge.runtime.base import CHANNELS, DEFAULT_TILE, first_line, tile_size
+from bfsr_edge.runtime.base import CHANNELS, DEFAULT_TILE, tile_size
 from bfsr_edge.weights import Model
+from bfsr_edge.weights.graphs import read_onnx
 
 if TYPE_CHECKING:
     import onnx
 
 PREFIX = "bfsr_edge."
+MAX_SCALE, MAX_SIDE = 16, 16_384
+"""No network of ours comes near; beyond them a damaged file asks for more memory than there is."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Graph:
     """From the metadata, else 0: not known."""
     tile: tuple[int, int]
     """Height and width."""
+    live_bytes: float = 0.0
+    """Bytes of the tensors that are alive at the same time, at most, for each input pixel of a batch; 0: not known."""
     io: str = "float32"
     """Type of input and output: "float32" in [0, 1], or "uint8" in 0 … 255."""
 
@@ -50,12 +56,10 @@ def read_graph(model: Model, tile: int | tuple[int, int] | None) -> Graph:
     UsageError
         The tile is not a multiple of the stride.
     """
-    import onnx
-
     try:
-        proto = onnx.load(model.path)
-    except Exception as error:  # protobuf and onnx raise several classes
-        raise _unusable(model, f"it cannot be parsed: {first_line(error)}") from error
+        proto = read_onnx(model.path)
+    except ModelError as error:
+        raise _unusable(model, f"it cannot be parsed: {'; '.join(error.why)}") from error
     source, sink, io = _ends(model, proto)
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     try:
@@ -66,6 +70,13 @@ def read_graph(model: Model, tile: int | tuple[int, int] | None) -> Graph:
         raise _unusable(model, f"its metadata are not numbers: {error}") from error
     if scale < 1 or stride < 1:
         raise _unusable(model, "neither its metadata nor its shapes say by how much it enlarges")
+    if (
+        max(scale / MAX_SCALE, stride / MAX_SIDE, receptive_field / MAX_SIDE, *(s / MAX_SIDE for s in _sides(source)))
+        > 1
+    ):
+        raise _unusable(model, f"its scale is above {MAX_SCALE}, or a size in it above {MAX_SIDE} pixels")
+    if receptive_field < 0:
+        raise _unusable(model, f"its receptive field is {receptive_field}")
 
     height, width = _sides(source)
     own = (height, width) if height and width else (-(-DEFAULT_TILE // stride) * stride,) * 2
@@ -81,8 +92,38 @@ def read_graph(model: Model, tile: int | tuple[int, int] | None) -> Graph:
         stride=stride,
         receptive_field=receptive_field,
         tile=(height, width),
+        live_bytes=_live_bytes(proto) / (height * width),
         io=io,
     )
+
+
+def _live_bytes(proto: onnx.ModelProto) -> int:
+    """What a run must hold at the same time for one tile, if every result is kept from its making to its last use.
+
+    Weights are not counted: they do not grow with the tile. 0 where the shapes cannot be found.
+    """
+    import onnx
+
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    for value in (bare.graph.input[0], bare.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    except Exception:  # a graph that the backend may run all the same
+        return 0
+    sizes: dict[str, int] = {}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        tensor = value.type.tensor_type
+        count = math.prod(dim.dim_value for dim in tensor.shape.dim)
+        sizes[value.name] = count * onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
+    last_use = {name: number for number, node in enumerate(inferred.node) for name in node.input}
+    held = most = sum(sizes.get(value.name, 0) for value in inferred.input)
+    for number, node in enumerate(inferred.node):
+        held += sum(sizes.get(name, 0) for name in node.output)
+        most = max(most, held)
+        held -= sum(sizes.get(name, 0) for name in set(node.input) if last_use[name] == number)
+    return most
 
 
 def _ends(model: Model, proto: onnx.ModelProto) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ VERSION = 1
 FLAVOURS = ("tensorrt", "tensorrt-rtx", "openvino")
 """What a plan is for. An "openvino" plan is an ONNX file that holds everything; the other two are TensorRT's own."""
 REBUILD = "bfsr-edge build-engine"
+MAX_TEXT = 1_000_000
+"""Characters of a sidecar; ours have a thousand."""
+MAX_SIDE = 16_384
+"""Of a tile, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -109,24 +114,56 @@ def read(engine: Path) -> Sidecar:
     """
     path = path_of(engine)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"it has {len(text):,} characters, and a sidecar has a thousand")
+        content = json.loads(text)
         if content.pop("version") != VERSION:
             raise ValueError(f"its version is not {VERSION}")
         for key in ("tile", "batch", "sm"):
             content[key] = tuple(content[key])
-        return Sidecar(**content)
+        found = Sidecar(**content)
+        _check_types(found)
+        return found
     except FileNotFoundError as error:
         raise ModelError(
             f"{engine} has no sidecar {path.name}, so what it is and where it runs is not known",
             why=("it was copied without it", "it was built by another tool"),
             fix="copy both files, or build it here: bfsr-edge build-engine",
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{path} cannot be read as the sidecar of an engine",
             why=(f"it is damaged ({type(error).__name__}: {error})",),
             fix="build the engine again: bfsr-edge build-engine",
         ) from error
+
+
+def _check_types(sidecar: Sidecar) -> None:
+    """ValueError where a value cannot be what its field says: every command that looks for engines reads it."""
+    types: dict[str, tuple[type, ...]] = {
+        "int": (int,), "bool": (bool,), "str": (str,), "float | None": (float, int, type(None)),
+        "dict[str, Any]": (dict,),
+    }  # fmt: skip
+    for entry in dataclasses.fields(Sidecar):
+        value, wanted = getattr(sidecar, entry.name), types.get(str(entry.type), (tuple,))
+        if not isinstance(value, wanted) or (wanted == (int,) and isinstance(value, bool)):
+            raise ValueError(f"{entry.name} is {str(value)[:40]!r}")
+    numbers = {"tile": (sidecar.tile, 2), "batch": (sidecar.batch, 3)}
+    for name, (values, count) in numbers.items():
+        if len(values) != count or not all(type(number) is int and 1 <= number <= MAX_SIDE for number in values):
+            raise ValueError(f"{name} is {str(values)[:40]}")
+    if not (1 <= sidecar.scale <= MAX_SIDE and 1 <= sidecar.stride <= MAX_SIDE and sidecar.receptive_field >= 0):
+        raise ValueError(f"scale {sidecar.scale}, stride {sidecar.stride} or field {sidecar.receptive_field} cannot be")
+    if not all(isinstance(part, str) for part in sidecar.sm):
+        raise ValueError(f"sm is {str(sidecar.sm)[:40]}")
+    # it is shown as the next command to run, so it is one of ours and holds nothing that a shell would act on
+    words = shlex.split(sidecar.rebuild)
+    if sidecar.rebuild and (words[:2] != REBUILD.split() or shlex.join(words) != sidecar.rebuild):
+        raise ValueError(f"rebuild is no {REBUILD}: {sidecar.rebuild[:60]!r}")
+    texts = [value for value in dataclasses.asdict(sidecar).values() if isinstance(value, str)]
+    if not all(text.isprintable() for text in texts):
+        raise ValueError("a text in it holds control characters")
 
 
 @dataclass(frozen=True)

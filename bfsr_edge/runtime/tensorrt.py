@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError, BfsrError, ModelError, UsageError
+from bfsr_edge.errors import BackendError, BfsrError, ModelError, OutOfMemory, UsageError
 from bfsr_edge.runtime import base, cuda, sidecar, trt
 from bfsr_edge.runtime.base import CHANNELS
 from bfsr_edge.weights import Model
@@ -258,6 +258,10 @@ class Engine(base.Engine):
     def _check(self, worked: Any, what: str) -> None:
         if not worked:
             told = self._messages.take()
+            if any(base.lacks_memory(RuntimeError(line)) for line in told):
+                raise OutOfMemory(
+                    f"{NAME} would not {what}", why=told, fix="try a smaller --batch, or bfsr-edge doctor"
+                )
             raise BackendError(
                 f"{NAME} would not {what}, and said so by False alone" if not told else f"{NAME} would not {what}",
                 why=told or ("the GPU has no memory left", "the plan is not for this GPU"),
@@ -290,9 +294,15 @@ class Engine(base.Engine):
 
 
 def load(
-    model: Model, *, device: str, tile: int | tuple[int, int] | None, precision: str, threads: int | None
+    model: Model,
+    *,
+    device: str,
+    tile: int | tuple[int, int] | None,
+    precision: str,
+    threads: int | None,
+    streams: int = 1,
 ) -> Engine:
-    """Load a plan; see ``bfsr_edge.runtime.load`` for the arguments and errors.
+    """Load a plan; see ``bfsr_edge.runtime.load`` for the arguments and errors. There is one stream always.
 
     The sidecar is checked before TensorRT sees a byte of the plan.
     """
@@ -333,6 +343,7 @@ def load(
             tile=described.tile,
             sha256=model.sha256,
             batch=described.batch[1],
+            rebuild=described.rebuild,
         )
     except BaseException:
         gpu.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +18,8 @@ INSTALL = "pip install 'bfsr-edge[train]'"
 # ours -> torch's names of element types
 ELEMENT_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 SMALLEST_PROBE = 16
+MEMORY_PROBE = 64
+"""Side of the tile whose memory is counted."""
 
 
 class Engine(base.Engine):
@@ -47,9 +50,15 @@ class Engine(base.Engine):
 
 
 def load(
-    model: Model, *, device: str, tile: int | tuple[int, int] | None, precision: str, threads: int | None
+    model: Model,
+    *,
+    device: str,
+    tile: int | tuple[int, int] | None,
+    precision: str,
+    threads: int | None,
+    streams: int = 1,
 ) -> Engine:
-    """Load a checkpoint; see ``bfsr_edge.runtime.load`` for the arguments and errors."""
+    """Load a checkpoint; see ``bfsr_edge.runtime.load`` for the arguments and errors. There is one stream always."""
     torch = base.require("torch", NAME, INSTALL)
     precision = "fp32" if precision == "auto" else precision
     _check_device(torch, device)
@@ -69,6 +78,7 @@ def load(
         receptive_field=int(network.receptive_field),
         tile=base.tile_size(tile, stride, (-(-base.DEFAULT_TILE // stride) * stride,) * 2),
         sha256=model.sha256,
+        bytes_per_pixel=_bytes_per_pixel(network, device, precision),
     )
     return Engine(info, network, precision, threads)
 
@@ -102,6 +112,45 @@ def _forward(network: Any, inputs: Any, device: str, precision: str) -> Any:
             dtype = getattr(torch, ELEMENT_TYPES[precision])
             stack.enter_context(torch.autocast(device.partition(":")[0], dtype=dtype))
         return network(inputs)
+
+
+def _bytes_per_pixel(network: Any, device: str, precision: str) -> float:
+    """Working memory of a run for each pixel of its batch: measured on a GPU, elsewhere by what layers return.
+
+    On a CPU nobody counts what torch takes, so it is the outputs of layers that are held at the same time, and as much
+    again for what stands between them.
+    """
+    import torch
+
+    side = -(-MEMORY_PROBE // int(network.stride)) * int(network.stride)
+    inputs = torch.zeros(1, base.CHANNELS, side, side, device=device).to(memory_format=torch.channels_last)
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        _forward(network, inputs, device, precision)
+        return float(torch.cuda.max_memory_allocated(device) - before) / side**2
+    held = most = 0
+
+    def free(size: int) -> None:
+        nonlocal held
+        held -= size
+
+    def note(_layer: Any, _inputs: Any, output: Any) -> None:
+        nonlocal held, most
+        if isinstance(output, torch.Tensor):
+            size = output.numel() * output.element_size()
+            held += size
+            most = max(most, held)
+            weakref.finalize(output, free, size)
+
+    leaves = [layer for layer in network.modules() if not list(layer.children())]
+    handles = [layer.register_forward_hook(note) for layer in leaves]
+    try:
+        _forward(network, inputs, device, precision)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return 2.0 * most / side**2
 
 
 def _executed(network: Any, device: str, precision: str) -> str:

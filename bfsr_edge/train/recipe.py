@@ -357,7 +357,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             values: dict[str, Any] = tomllib.load(file)
             return values
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
         raise UsageError(f"{path} cannot be read as TOML", why=(str(error),)) from error
 
 
@@ -374,7 +374,7 @@ def read_setting(text: str) -> dict[str, Any]:
         try:
             if marked:
                 return dict(tomllib.loads(f"{key} = {written}"))
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             continue
     raise UsageError(f"--set {text} is not KEY=VALUE", fix="as in --set loss.weight=0.5 --set loss.first=l1")
 

@@ -88,10 +88,11 @@ def photo() -> Callable[..., Array]:
 
 @pytest.fixture
 def restore(nearest: Path) -> Callable[..., Result]:
-    """``bfsr-edge restore ARGUMENTS --model nearest.onnx`` in this process."""
+    """``bfsr-edge restore ARGUMENTS --model nearest.onnx`` in this process; faces are for test_faces.py to look for."""
 
     def call(*arguments: str | Path, model: Path = nearest) -> Result:
         words = ["restore", *map(str, arguments), "--model", str(model), "--tile", "32", "--overlap", "4"]
+        words += [] if "--faces" in arguments else ["--faces", "off"]
         return CliRunner().invoke(main, words)
 
     return call

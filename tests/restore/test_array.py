@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pytest
 
 import bfsr_edge
+from bfsr_edge import images
 from bfsr_edge.errors import BackendError, UsageError
-from bfsr_edge.restore.array import restore_array
+from bfsr_edge.restore.array import ALPHA_REACH, restore_array
 
 Array = npt.NDArray[Any]
 Photo = Callable[..., Array]
@@ -33,13 +34,76 @@ def test_colours_and_grey_keep_their_kind(
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [2, 4])
 @pytest.mark.parametrize("scale", [1, 2, 4])
-def test_alpha_is_enlarged_bicubically(scale: int, channels: int, dtype: Any, nearest: Path, photo: Photo) -> None:
+def test_alpha_goes_through_the_network(scale: int, channels: int, dtype: Any, nearest: Path, photo: Photo) -> None:
     image = photo(90, 56, channels, dtype)
-    result = restore_array(image, bfsr_edge.load(nearest), scale=scale, overlap=4)
-    size = (56 * scale, 90 * scale)
-    alpha = np.ascontiguousarray(image[:, :, -1])
-    np.testing.assert_array_equal(result[:, :, -1], cv2.resize(alpha, size, interpolation=cv2.INTER_CUBIC))
-    np.testing.assert_array_equal(result[:, :, :-1], image[:, :, :-1].repeat(scale, 0).repeat(scale, 1))
+    result = restore_array(image, bfsr_edge.load(nearest), scale=scale, overlap=4, reduce=1)
+    np.testing.assert_array_equal(result, image.repeat(scale, 0).repeat(scale, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("scale", "reduce"), [(4, 1), (2, 1), (2, 2), (1, 2), (1, 4)])
+def test_alpha_stays_exactly_what_it_is_where_it_does_not_change(
+    scale: int, reduce: int, dtype: Any, convolutions: Path, photo: Photo
+) -> None:
+    """And nowhere does it leave the range of what lies around: no halo beside an edge."""
+    image, peak = photo(130, 91, 4, dtype), np.iinfo(dtype).max
+    image[:, :, 3] = 0
+    image[40:, 30:, 3] = peak
+    image[:, 70:, 3] = peak // 3
+    result = restore_array(image, bfsr_edge.load(convolutions), scale=scale, overlap=8, reduce=reduce)[:, :, 3]
+    near = np.ones((2 * ALPHA_REACH * reduce + 1,) * 2, np.uint8)
+    least = cv2.erode(image[:, :, 3], near).repeat(scale, 0).repeat(scale, 1)
+    most = cv2.dilate(image[:, :, 3], near).repeat(scale, 0).repeat(scale, 1)
+    assert ((least <= result) & (result <= most)).all()
+    constant = least == most
+    assert 0.5 < constant.mean() < 1
+    assert set(np.unique(result[constant])) == {0, peak // 3, peak}
+    assert len(np.unique(result[~constant])) > 3  # the network did run there
+
+
+class Counting:
+    """A network that counts the tiles it was given."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.info, self.tiles, self.largest = engine, engine.info, 0, 0
+
+    def run(self, batch: Array, /) -> Array:
+        self.tiles += len(batch)
+        self.largest = max(self.largest, len(batch))
+        return np.asarray(self.engine.run(batch))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_only_tiles_whose_alpha_changes_are_run_for_it(batch: int, nearest: Path, photo: Photo) -> None:
+    engine, image = Counting(bfsr_edge.load(nearest)), photo(90, 90, 4)
+    restore_array(image[:, :, :3], engine, overlap=4, batch=batch)
+    colours = engine.tiles
+    counts = []
+    for left in (90, 70, 0):  # the same everywhere, an edge in the last tiles of each row, an edge at the very border
+        image[:, :, 3] = 255
+        image[:, left:, 3] = 128
+        image[:, :1, 3] = image[:, :1, 3] if left else 7
+        engine.tiles = 0
+        result = restore_array(image, engine, overlap=4, batch=batch)
+        np.testing.assert_array_equal(result, image.repeat(4, 0).repeat(4, 1))
+        counts.append(engine.tiles - colours)
+    rows = round(colours**0.5)
+    assert counts[0] == 0
+    assert counts[1:] == [rows, rows]
+    assert engine.largest == batch
+
+
+def test_alpha_becomes_sharper_than_interpolated(samples: Path) -> None:
+    """A matte as cut-outs have it, of half of the samples' size, against the true one."""
+    y, x = np.mgrid[:384, :384]
+    angle = np.arctan2(y - 190, x - 200)
+    true = np.clip((130 + 25 * np.sin(5 * angle) - np.hypot(y - 190, x - 200)) * 128 + 128, 0, 255).astype(np.uint8)
+    colours = images.read(samples / "lq" / "hopper-face.png").pixels[:96, :96]
+    alpha = cv2.resize(true, (96, 96), interpolation=cv2.INTER_AREA)
+    result = bfsr_edge.restore(np.dstack((colours, alpha)), bfsr_edge.load("edge", tile=96))[:, :, 3]
+    interpolated = cv2.resize(alpha, (384, 384), interpolation=cv2.INTER_CUBIC)
+    errors = [float(np.mean((made.astype(float) - true) ** 2)) for made in (result, interpolated)]
+    assert errors[0] < 0.7 * errors[1]
 
 
 def test_grey_without_a_channel_axis_stays_so(nearest: Path, photo: Photo) -> None:
@@ -57,7 +121,7 @@ def test_smaller_scales_are_the_whole_reduced_by_area(scale: int, convolutions: 
     large = whole.run(padded)[0, :, : 130 * 4, : 75 * 4].transpose(1, 2, 0)
     reduced = cv2.resize(large, (75 * scale, 130 * scale), interpolation=cv2.INTER_AREA)
     expected = np.rint(np.clip(reduced, 0, 1) * 65535)
-    result = restore_array(image, engine, scale=scale, overlap=8)
+    result = restore_array(image, engine, scale=scale, overlap=8, reduce=1)
     assert np.abs(result - expected).max() <= 1
 
 
@@ -89,6 +153,10 @@ def test_what_is_no_picture_is_refused(image: Array, nearest: Path) -> None:
 
 def test_options_that_do_not_fit_the_engine_are_refused(nearest: Path, photo: Photo) -> None:
     engine = bfsr_edge.load(nearest)
+    with pytest.raises(UsageError, match="reduce 4 does not go with scale 2"):
+        restore_array(photo(), engine, scale=2, reduce=4)
+    with pytest.raises(UsageError, match="reduce 3"):
+        restore_array(photo(), engine, scale=1, reduce=3)
     with pytest.raises(UsageError, match="scale 3"):
         restore_array(photo(), engine, scale=3)
     with pytest.raises(UsageError, match="overlap of 16"):

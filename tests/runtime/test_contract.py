@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bfsr_edge.errors import BackendError, ModelError, UsageError
+from bfsr_edge.errors import BackendError, ModelError, OutOfMemory, UsageError
 from bfsr_edge.runtime import BACKENDS, Engine, load
 from bfsr_edge.weights import sha256_of
 
@@ -117,18 +117,22 @@ def test_not_a_number_is_an_error(backend: str, model: Path, noise: Noise) -> No
         engine.run(batch)
 
 
+@pytest.mark.parametrize(
+    ("reason", "what"), [("a bad wire", "failed while running {}"), ("out of memory", "not enough memory to run {}")]
+)
 def test_failures_of_the_library_become_ours(
-    backend: str, model: Path, noise: Noise, monkeypatch: pytest.MonkeyPatch
+    backend: str, model: Path, noise: Noise, monkeypatch: pytest.MonkeyPatch, reason: str, what: str
 ) -> None:
     engine = load(model, backend=backend, tile=16)
 
     def fail(_batch: Any) -> None:
-        raise RuntimeError("\nException from somewhere.cpp:1:\nout of memory\nframe 1")
+        raise RuntimeError(f"\nException from somewhere.cpp:1:\n{reason}\nframe 1")
 
     monkeypatch.setattr(engine, "_infer", fail)
-    with pytest.raises(BackendError, match=f"{backend} failed while running {model.name}") as caught:
+    with pytest.raises(BackendError, match=what.format(model.name)) as caught:
         engine.run(noise(1, 3, 16, 16))
-    assert caught.value.why[0] == "out of memory"
+    assert caught.value.why[0] == reason
+    assert isinstance(caught.value, OutOfMemory) == (reason == "out of memory")
 
 
 def test_a_result_of_another_shape_is_an_error(

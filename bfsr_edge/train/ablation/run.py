@@ -67,7 +67,7 @@ def read_known(path: Path) -> dict[str, dict[str, Any]]:
             raise ValueError(f"its format is {content['format']!r}")
         kept = ("recipe", "status", "reason", "parameters", "gmac")
         return {name: {key: entry[key] for key in kept} for name, entry in content["runs"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{path} is no record of an ablation", why=(f"{type(error).__name__}: {error}",), fix="give another --out"
         ) from error
