@@ -59,7 +59,7 @@ def pareto(view: View, width: float, *, alone: bool = False) -> str:
     bottom = top + (300 if phone else 380)
     canvas = Canvas(width, bottom + 48, "Median latency against mean PSNR of every engine")
     x = log_axis([ms for _, ms, _ in points], left, right, pad=0.08)
-    y = linear_axis([db for _, _, db in points], bottom, top, pad=0.1, least=0.2)
+    y = linear_axis([db for _, _, db in points], bottom, top, pad=0.2, least=0.2)  # room for labels
     frame(
         canvas, x, y, x_title="median latency of one face, log scale", y_title="mean PSNR, dB",
         x_text=tick_milliseconds, y_text=lambda v: significant(v, 4), x_count=4 if phone else 8,

@@ -273,8 +273,8 @@ def place_labels(
     """
     taken = [*clear_of, *(Box(x - radius, y - radius, 2 * radius, 2 * radius) for x, y, _, _ in points)]
     height = 15.0
-    # the most crowded last would find no room: begin at the outside
-    for x, y, text, css in sorted(points, key=lambda point: (point[1], point[0])):
+    # what matters most chooses first; of the others the most crowded would find no room: begin at the outside
+    for x, y, text, css in sorted(points, key=lambda point: ("bold" not in point[3], point[1], point[0])):
         width = text_width(text) * (1.1 if "bold" in css else 1)
         best: tuple[float, Box, float] | None = None
         for away in (4.0, 12.0, 22.0, 34.0, 48.0, 64.0):
