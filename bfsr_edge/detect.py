@@ -122,9 +122,8 @@ class Detector:
         import cv2
 
         height, width = image.shape[:2]
-        small: npt.NDArray[np.uint8] = np.asarray(
-            cv2.resize(image, (round(width / REDUCED), round(height / REDUCED)), interpolation=cv2.INTER_AREA), np.uint8
-        )
+        size = (max(1, round(width / REDUCED)), max(1, round(height / REDUCED)))
+        small: npt.NDArray[np.uint8] = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         factor = np.array([width / small.shape[1], height / small.shape[0]], np.float32)
         faces = []
         for top in _starts(small.shape[0], side):

@@ -47,6 +47,7 @@ _KINDS = {
 """Of Pillow's modes those that are refused, in words."""
 # TIFF tags and their values
 BITS, _SUBFILE, _PHOTOMETRIC, _PLANES, _EXTRA, _SAMPLES = 258, 254, 262, 284, 338, 339
+_COMPRESSION, _JPEG = 259, (6, 7)
 _REDUCED_OR_MASK = 1 | 4
 _SAMPLE_KINDS = {2: "signed integer", 3: "floating-point", 5: "complex integer", 6: "complex"}
 _PHOTOMETRICS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "L*a*b*"}
@@ -215,6 +216,9 @@ def _tiff_depth(image: Image.Image, refused: str) -> tuple[bool, str]:
         refused = f"{bits}-bit {_SAMPLE_KINDS[sample]}" if sample in _SAMPLE_KINDS else refused
     if bits not in (1, 2, 4, 8, 16) and not refused:
         refused = f"{bits}-bit"
+    # some versions of Pillow take it for RGB and then miss a part of it
+    if tag_of(image, _PHOTOMETRIC, (2,))[0] == 6 and tag_of(image, _COMPRESSION, (1,))[0] not in _JPEG:
+        refused = refused or _KINDS["YCbCr"]
     deep = bits == 16 and image.mode != "CMYK"  # of which Pillow reads the upper 8 bits, enough for a conversion
     if deep and image.mode not in ("I;16", "I;16B", "I;16L"):
         if tag_of(image, _PLANES, (1,))[0] == 2:

@@ -172,3 +172,8 @@ def test_beyond_the_edge_is_the_mirrored_picture(face: NDArray[np.uint8]) -> Non
     shifted = crop(face, frame(TEMPLATE + np.array([-100, 0])))
     assert shifted.min(axis=2).max() > 0
     np.testing.assert_array_equal(shifted[:, 150], face[:, 50])
+
+
+def test_a_picture_of_one_row(detector: Detector) -> None:
+    """It was reduced to none."""
+    assert detector.detect(np.zeros((1, 20_000, 3), np.uint8)) == []
