@@ -7,8 +7,8 @@ missing where the picture has edges, as a share of how steep the edges are. Nois
 well as on them; what goes missing there is subtracted. What JPEG leaves beside edges is not detail either, and is told
 by the steps between its blocks.
 
-The limits were fitted to 684 known pictures, blurred, noisy and compressed, so that restoring each at its own size
-comes closest to the truth.
+The limits were fitted to known pictures, blurred, noisy and compressed, so that restoring each at its own size comes
+closest to the truth; ``benchmarks/decisions.py`` measures what the choice is worth (docs/restore.md).
 """
 
 from __future__ import annotations

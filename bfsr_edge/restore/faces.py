@@ -8,11 +8,10 @@ it sees, does better on tiles at the picture's own size. A blurred one is out of
 and reducing it brings the blur back to what the network was trained on. What tells them apart is the *shared detail*
 (``shared_detail``): how strong one octave of the face is, as far as the network's own result has it too, so that noise
 and JPEG's blocks do not pass for detail. It is taken in the finest octave of what the network sees, and in the one
-beyond that reducing loses. The limits come from eleven FFHQ and CelebA-HQ faces at frames of 128 to 512 pixels, each
-with eight blurs, noises and qualities of JPEG (390 cases, PSNR of the composite inside the mask): always pasting loses
-0.38 dB against tiles, pasting by this rule gains 0.33 dB, of 0.36 dB that the best choice each time would gain; its
-worst mistake costs 0.17 dB. Smaller faces than the network's 128 pixels would have to be enlarged first, which loses
-0.1 to 0.5 dB on average: tiles restore them. Against a picture merely enlarged nearly every face gains, small ones too.
+beyond that reducing loses. The limits were fitted to eleven FFHQ and CelebA-HQ faces at frames of 128 to 512 pixels,
+each with eight blurs, noises and qualities of JPEG; ``benchmarks/decisions.py`` measures what the rule is worth on
+others (docs/faces.md). Smaller faces than the network's 128 pixels would have to be enlarged first, which loses:
+tiles restore them. Against a picture merely enlarged nearly every face gains, small ones too.
 """
 
 from __future__ import annotations
