@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from bfsr_edge.errors import UsageError
-from bfsr_edge.resources import stage_folder
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from bfsr_edge.resources import find_toml, list_tomls
+from bfsr_edge.settings import from_mapping, read_toml
 
 STAGE = "benchmarks"
 ENGINES = (
@@ -117,7 +109,7 @@ class Suite:
 
 def list_suites() -> list[str]:
     """The names that ``load_suite`` knows."""
-    return sorted(path.stem for path in stage_folder(STAGE).glob("*.toml"))
+    return list_tomls(STAGE)
 
 
 def load_suite(name_or_path: str) -> Suite:
@@ -128,39 +120,5 @@ def load_suite(name_or_path: str) -> Suite:
     UsageError
         There is none, or a key or value is wrong.
     """
-    path = Path(name_or_path)
-    if not path.is_file():
-        path = stage_folder(STAGE) / f"{name_or_path.removesuffix('.toml')}.toml"
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{name_or_path} is neither a file nor a suite", fix=f"give a path, or one of: {', '.join(list_suites())}"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
-        raise UsageError(f"{path} cannot be read as TOML", why=(str(error),)) from error
-    return from_mapping({"name": path.stem, **values}, path)
-
-
-def from_mapping(values: dict[str, Any], path: Path) -> Suite:
-    """A suite from a TOML's table; unknown keys and wrong types are errors that name them."""
-    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Suite)}
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in defaults:
-            raise UsageError(f"{path}: unknown key {key!r}", fix=f"known keys: {', '.join(defaults)}")
-        arguments[key] = _typed(value, defaults[key], f"{path}: {key}")
-    return Suite(**arguments)
-
-
-def _typed(value: Any, default: Any, where: str) -> Any:
-    if isinstance(default, tuple):
-        if not isinstance(value, list):
-            raise UsageError(f"{where}: {value!r} is no list")
-        kind = type(default[0])
-        return tuple(_typed(part, kind(), where) for part in value)
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if type(value) is not type(default):
-        raise UsageError(f"{where}: {value!r} is no {type(default).__name__}")
-    return value
+    path = find_toml(STAGE, name_or_path)
+    return from_mapping(Suite, {"name": path.stem, **read_toml(path)}, str(path))

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bfsr_edge.errors import UsageError
 from bfsr_edge.quantization import METHODS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from bfsr_edge.settings import from_mapping, read_toml
 
 
 @dataclass(frozen=True)
@@ -56,9 +51,6 @@ class Plan:
             "seed": self.seed >= 0,
             "method": self.method in METHODS,
             "percentile (above 50, at most 100)": 50 < self.percentile <= 100,
-            "exclude and include (lists of names)": all(
-                isinstance(name, str) for name in (*self.exclude, *self.include)
-            ),
             "floating": self.floating in ("fp16", "fp32"),
             "minimum_share": 0 <= self.minimum_share <= 1,
         }
@@ -78,25 +70,6 @@ def load_plan(path: Path | None, **changes: Any) -> Plan:
     UsageError
         The file, a key or a value is wrong.
     """
-    values: dict[str, Any] = {"name": path.stem, **_read(path)} if path else {}
-    where = str(path) if path else "plan"
-    types = {field.name: type(field.default) for field in dataclasses.fields(Plan)}
-    for key, value in values.items():
-        if key not in types:
-            raise UsageError(f"{where}: unknown key {key!r}", fix=f"known keys: {', '.join(types)}")
-        if types[key] is tuple and isinstance(value, list):
-            values[key] = tuple(value)
-        elif types[key] is float and type(value) is int:
-            values[key] = float(value)
-        elif type(value) is not types[key]:
-            raise UsageError(f"{where}: {key} = {value!r} is no {types[key].__name__}")
-    return Plan(**{**values, **{key: value for key, value in changes.items() if value is not None}})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            values: dict[str, Any] = tomllib.load(file)
-            return values
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
-        raise UsageError(f"{path} cannot be read as TOML", why=(str(error),)) from error
+    values = {"name": path.stem, **read_toml(path)} if path else {}
+    plan = from_mapping(Plan, values, str(path) if path else "plan")
+    return dataclasses.replace(plan, **{key: value for key, value in changes.items() if value is not None})

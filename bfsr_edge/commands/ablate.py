@@ -78,7 +78,8 @@ def _recipes(options: dict[str, Any]) -> tuple[list[Recipe], int]:
     """The recipes, the baseline first, and the iterations that were asked for; 0: the baseline's own."""
     from bfsr_edge.errors import UsageError
     from bfsr_edge.resources import find_toml
-    from bfsr_edge.train.recipe import load_recipe, read_toml
+    from bfsr_edge.settings import read_toml
+    from bfsr_edge.train.recipe import load_recipe
 
     configuration = read_toml(Path(CONFIGURATION)) if os.path.isfile(CONFIGURATION) else {}
     # a schedule is scaled from the length it was written for, so a length from elsewhere must not be laid over it

@@ -96,7 +96,8 @@ def _leave(error: BfsrError) -> NoReturn:
 def _recipe(options: dict[str, Any]) -> Recipe:
     """The recipe, then the configuration of this folder, then the options."""
     from bfsr_edge.resources import find_toml
-    from bfsr_edge.train.recipe import load_recipe, read_setting, read_toml
+    from bfsr_edge.settings import read_setting, read_toml
+    from bfsr_edge.train.recipe import load_recipe
 
     data = {
         "faces": list(options["faces"]) or None,

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from bfsr_edge.errors import UsageError
 from bfsr_edge.resources import find_toml, list_tomls
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from bfsr_edge.settings import from_mapping, read_toml
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -92,25 +84,4 @@ def load_profile(name_or_path: str) -> Profile:
         There is no such profile, or a key or value is wrong.
     """
     path = find_toml("engines", name_or_path)
-    try:
-        with open(path, "rb") as file:
-            values = tomllib.load(file)
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
-        raise UsageError(f"{path} cannot be read as TOML", why=(str(error),)) from error
-    return from_mapping({"name": path.stem, **values}, path)
-
-
-def from_mapping(values: dict[str, Any], path: Path) -> Profile:
-    """A profile from a TOML's table; unknown keys and wrong types are errors that name them."""
-    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Profile)}
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in defaults:
-            raise UsageError(f"{path}: unknown key {key!r}", fix=f"known keys: {', '.join(defaults)}")
-        kind = type(defaults[key])
-        value = tuple(value) if kind is tuple and isinstance(value, list) else value
-        # TOML knows no tuple of three, and a batch has three numbers
-        if type(value) is not kind or (key == "batch" and len(value) != 3):
-            raise UsageError(f"{path}: {key}: {value!r} is no {kind.__name__}")
-        arguments[key] = value
-    return Profile(**arguments)
+    return from_mapping(Profile, {"name": path.stem, **read_toml(path)}, str(path))

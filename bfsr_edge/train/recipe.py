@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any
 
 from bfsr_edge.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-T = TypeVar("T")
+from bfsr_edge.settings import from_mapping, overlay, read_toml
 
 CHALLENGE_PARAMETERS = 2_276_356
 """A network of the challenge has fewer."""
@@ -108,11 +100,13 @@ class Optimizer:
     """How weights move."""
 
     name: str = "adam"
-    """``adam`` or ``adamw``."""
+    """``adam``, ``adamw`` or ``muon``: see ``bfsr_edge.train.optimizer``."""
     rate: float = 5e-4
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of the two moments."""
+    """Decay of the two moments of Adam."""
+    momentum: float = 0.95
+    """muon: of the hidden weights."""
     weight_decay: float = 0.0
     """Weight decay."""
     clip: float = 0.0
@@ -264,7 +258,8 @@ class Recipe:
             "adversarial.rate": self.adversarial.rate > 0,
             "compile": self.compile in ("auto", "on", "off"),
             "optimizer.rate": self.optimizer.rate > 0,
-            "optimizer.name": self.optimizer.name in ("adam", "adamw"),
+            "optimizer.name": self.optimizer.name in ("adam", "adamw", "muon"),
+            "optimizer.momentum (in 0 … 1, below 1)": 0 <= self.optimizer.momentum < 1,
             "optimizer.betas (in 0 … 1, below 1)": all(0 <= beta < 1 for beta in self.optimizer.betas),
             "optimizer.weight_decay and clip (at least 0)": min(self.optimizer.weight_decay, self.optimizer.clip) >= 0,
             "schedule.kind": plan.kind in ("flat-cosine", "cosine-restarts", "multistep"),
@@ -299,84 +294,6 @@ LOSSES = ("l1", "mse", "charbonnier", "psnr")
 
 def _ordered(ends: tuple[float, float]) -> bool:
     return 0 <= ends[0] <= ends[1]
-
-
-def from_mapping(kind: type[T], values: dict[str, Any], where: str) -> T:
-    """A dataclass from a TOML table; unknown keys and wrong types are errors that name them."""
-    hints = get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in names:
-            raise UsageError(f"{where}: unknown key {key!r}", fix=f"known keys: {', '.join(names)}")
-        arguments[key] = _convert(hints[key], value, f"{where}: {key}")
-    return kind(**arguments)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise UsageError(f"{where} must be a table")
-        return from_mapping(hint, value, where)  # type: ignore[arg-type]
-    origin = getattr(hint, "__origin__", hint)
-    if origin is tuple:
-        value = [value] if isinstance(value, str) else value
-        inner = get_args(hint)  # of one kind and any number, or one kind for each place
-        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis and isinstance(value, list) else inner
-        if isinstance(value, list) and len(value) == len(kinds):
-            return tuple(_convert(kind, item, where) for kind, item in zip(kinds, value, strict=True))
-        if isinstance(value, list):
-            raise UsageError(f"{where}: {value!r} has {len(value)} values, not {len(kinds)}")
-    elif origin is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, origin) and (origin is bool or not isinstance(value, bool)):
-        return value
-    raise UsageError(f"{where}: {value!r} is no {getattr(hint, '__name__', hint)}")
-
-
-def overlay(values: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """``values`` with the tables of ``extra`` laid over, key by key."""
-    out = dict(values)
-    for key, value in extra.items():
-        if isinstance(value, dict) and isinstance(out.get(key), dict) and key != "settings":
-            out[key] = overlay(out[key], value)
-        else:
-            out[key] = value
-    return out
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises
-    ------
-    UsageError
-        The file cannot be read or is no TOML; the line is named.
-    """
-    try:
-        with open(path, "rb") as file:
-            values: dict[str, Any] = tomllib.load(file)
-            return values
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: also numbers of thousands of digits
-        raise UsageError(f"{path} cannot be read as TOML", why=(str(error),)) from error
-
-
-def read_setting(text: str) -> dict[str, Any]:
-    """A table from ``KEY=VALUE``, the key with dots: ``loss.weight=0.5``. A value that is no TOML is a text.
-
-    Raises
-    ------
-    UsageError
-        There is no ``=``, or the key is none.
-    """
-    key, marked, value = text.partition("=")
-    for written in (value, f'"{value}"'):
-        try:
-            if marked:
-                return dict(tomllib.loads(f"{key} = {written}"))
-        except (ValueError, RecursionError):
-            continue
-    raise UsageError(f"--set {text} is not KEY=VALUE", fix="as in --set loss.weight=0.5 --set loss.first=l1")
 
 
 def load_recipe(path: Path | None, *overlays: dict[str, Any]) -> Recipe:

@@ -280,7 +280,7 @@ def test_ctrl_c_keeps_what_was_measured_and_the_run_goes_on(tmp_path: Path) -> N
     ("arguments", "told"),
     [
         (("--peers", "nobody"), "no peer"),
-        (("--suite", "slow"), "neither a file nor a suite"),
+        (("--suite", "slow"), "neither a file nor a name known for benchmarks"),
         (("--model", "nothing.onnx", "--out", "run"), "no file nothing.onnx"),
         (("--lq", "lq", "--out", "run"), "belong together"),
         (("--against", "none.csv"), "no result to compare with"),

@@ -52,7 +52,7 @@ def test_a_wrong_suite_is_named(tmp_path: Path, text: str, told: str) -> None:
 
 
 def test_an_unknown_suite_lists_those_there_are() -> None:
-    with pytest.raises(UsageError, match="neither a file nor a suite") as caught:
+    with pytest.raises(UsageError, match="neither a file nor a name known for benchmarks") as caught:
         load_suite("fast")
     assert "quick" in caught.value.fix
 

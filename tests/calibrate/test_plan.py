@@ -39,14 +39,14 @@ def test_defaults_and_changes(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("faces = 3", "unknown key 'faces'"),
-        ('count = "many"', "count = 'many' is no int"),
-        ("count = true", "count = True is no int"),
+        ('count = "many"', "count: 'many' is no int"),
+        ("count = true", "count: True is no int"),
         ("count = 0", "out of range: count"),
         ("percentile = 50", "out of range: percentile"),
         ('method = "median"', "out of range: method"),
         ('floating = "bf16"', "out of range: floating"),
         ("minimum_share = 2", "out of range: minimum_share"),
-        ("exclude = [1]", "out of range: exclude"),
+        ("exclude = [1]", "exclude: 1 is no str"),
         ("count = ", "cannot be read as TOML"),
     ],
 )

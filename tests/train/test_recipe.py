@@ -10,9 +10,10 @@ import torch
 
 from bfsr_edge.errors import UsageError
 from bfsr_edge.resources import find_toml, list_tomls
+from bfsr_edge.settings import read_setting
 from bfsr_edge.train.losses import LOSSES
 from bfsr_edge.train.recipe import LOSSES as LOSS_NAMES
-from bfsr_edge.train.recipe import Adversarial, Loss, Optimizer, Recipe, Schedule, load_recipe, read_setting
+from bfsr_edge.train.recipe import Adversarial, Loss, Optimizer, Recipe, Schedule, load_recipe
 from bfsr_edge.train.schedule import discriminator_rate, loss_name, rate
 
 
