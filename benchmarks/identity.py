@@ -30,9 +30,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge import images, load
+from bfsr_edge import images, load, restore
 from bfsr_edge.detect import Detector, Face
-from bfsr_edge.restore.array import restore_array
 
 Pixels = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
@@ -90,7 +89,7 @@ def pairs(folder: Path, model: str, count: int, detector: Detector) -> list[str]
     gallery = [one for one in seen if one is not None]
 
     enlarged = [bicubic(picture) for picture in inputs]
-    restored = [np.asarray(restore_array(picture, engine, scale=SCALE, reduce=1), np.uint8) for picture in inputs]
+    restored = [np.asarray(restore(picture, engine, scale=SCALE, reduce=1), np.uint8) for picture in inputs]
     columns: list[tuple[str, Sequence[Pixels], Callable[[int], int], float]] = [
         ("the truth itself, moved", [np.roll(truth, (MOVED, MOVED), (0, 1)) for truth in truths], same, MOVED),
         ("the truth reduced 4×, bicubic ×4", [bicubic(picture) for picture in small], same, 0),

@@ -91,7 +91,6 @@ def restore(
         The array is not such a picture, the network cannot be loaded or run, or what finds faces is not installed.
     """
     from bfsr_edge import runtime
-    from bfsr_edge.restore.array import restore_array
     from bfsr_edge.restore.options import BATCH, OVERLAP, SMALL_TILE, Options
     from bfsr_edge.restore.picture import restore_picture
 
@@ -104,8 +103,6 @@ def restore(
         engine = runtime.load(choice, tile=tile)
         if faces != "off" and tile not in (None, SMALL_TILE):
             face_engine = runtime.load(choice, tile=SMALL_TILE)
-    if faces == "off":
-        return restore_array(image, engine, scale=scale, overlap=overlap, batch=batch, reduce=reduce)
     options = Options(
         scale=scale,
         overlap=overlap,

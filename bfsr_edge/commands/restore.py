@@ -21,12 +21,11 @@ import click
 from bfsr_edge.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
-    from bfsr_edge.restore.array import Network
     from bfsr_edge.restore.options import Options
     from bfsr_edge.restore.plan import Task
     from bfsr_edge.restore.report import Report
     from bfsr_edge.restore.telling import Teller
-    from bfsr_edge.runtime import Choice
+    from bfsr_edge.runtime import Choice, Engine
 
 FACES = ("auto", "only", "off", "aligned", "largest")
 FACE_OPTIONS = ("max_faces", "strength", "save_faces")
@@ -321,9 +320,9 @@ def _networks(choice: Choice, threads: int | None) -> Callable[[int], Any]:
 
     context = click.get_current_context()
     streams = memory.streams_for(choice.device, threads)
-    loaded: dict[int, Network] = {}
+    loaded: dict[int, Engine] = {}
 
-    def network_for(tile: int) -> Network:
+    def network_for(tile: int) -> Engine:
         if tile not in loaded:
             own = choice.sidecar is not None and tile == choice.sidecar.tile[0]  # which may not be square
             engine = runtime.load(choice, tile=None if own else tile, threads=threads, streams=streams)
@@ -336,7 +335,7 @@ def _networks(choice: Choice, threads: int | None) -> Callable[[int], Any]:
 
 
 def _restore(
-    tasks: list[Task], settings: Options, network_for: Callable[[int], Network], teller: Teller, page: Report | None
+    tasks: list[Task], settings: Options, network_for: Callable[[int], Engine], teller: Teller, page: Report | None
 ) -> None:
     from bfsr_edge.restore import pipeline, telling
 

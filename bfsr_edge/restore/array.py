@@ -1,4 +1,4 @@
-"""One picture through a network, array to array, a band of rows at a time."""
+"""One picture through a network, array to array, a band of rows at a time: the steps that files and arrays share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ import numpy.typing as npt
 from bfsr_edge import tiling
 from bfsr_edge.errors import UsageError
 from bfsr_edge.images import Pixels
-from bfsr_edge.restore import blur
-from bfsr_edge.restore.options import BATCH, OVERLAP
 
 Float = npt.NDArray[np.float32]
 Paste = Callable[[list[Float], int], None]
@@ -53,61 +51,6 @@ class Ahead(Protocol):
     streams: int
 
     def start(self, batch: Float, /) -> Callable[[], Float]: ...
-
-
-def restore_array(
-    image: Pixels,
-    engine: Network,
-    *,
-    scale: int = 4,
-    overlap: int = OVERLAP,
-    batch: int = BATCH,
-    offset: int = 0,
-    reduce: int | None = None,
-) -> Pixels:
-    """Restore a picture in memory.
-
-    Parameters
-    ----------
-    image
-        uint8 or uint16, RGB H×W×3, RGB and alpha H×W×4, grey H×W or H×W×1, grey and alpha H×W×2.
-    engine
-        From ``bfsr_edge.load``. Pictures larger than its tile are cut into overlapping tiles and blended.
-    scale
-        Size of the result relative to the input: the network's own (4), or less by area reduction (2, 1).
-    overlap
-        Context that a tile carries at each inner edge, in input pixels.
-    batch
-        Tiles given to the network at a time.
-    offset
-        Moves inner tile edges by that many input pixels.
-    reduce
-        1, 2 or 4: the picture is reduced by area so many times before the network sees it, and overlap and offset count
-        pixels of what it sees. ``None``: as much as a blurred picture bears, where ``scale`` leaves room; at scale 1 a
-        picture so sharp and clean that the network could only take from it is given back as it is. See ``blur``.
-
-    Returns
-    -------
-    numpy.ndarray
-        The type and channels of the input, scale·H × scale·W. Alpha goes through the network too where it varies; where
-        it is constant it stays exactly that, and at the input's own size, not reduced, it is the input's.
-
-    Raises
-    ------
-    UsageError
-        The array is not such a picture, or an option does not fit the engine.
-    BackendError
-        The network failed.
-    """
-    whole = checked(image)
-    if reduce is None:
-        reduce = blur.reduction(whole, scale, engine.info.scale)
-        if reduce == 0:
-            return np.array(image)
-    layout = plan_for(engine.info, *whole.shape[:2], scale=scale, overlap=overlap, offset=offset, reduce=reduce)
-    tiles = infer(whole, engine, layout, batch, scale=scale, reduce=reduce)
-    bands = finish(tiles, whole, layout, engine.info.scale, scale, reduce=reduce)
-    return gathered(bands, image, scale)
 
 
 def checked(image: Pixels) -> Pixels:

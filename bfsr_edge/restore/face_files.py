@@ -7,6 +7,7 @@ keeps ``a.jpg`` and ``a.png`` apart. Each holds the record of its result, so tha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def save_faces(
     saved, notes = [], []
     for number, pixels in enumerate(faces, 1):
         paths = face_files(options.save_faces, job, number)
-        foreign = [path for path in paths if path.exists() and record_of(path) is None]
+        foreign = [path for path in paths if os.path.exists(path) and record_of(path) is None]
         if foreign and not options.overwrite:
             notes += [f"{path} was not made here and was kept" for path in foreign]
             continue

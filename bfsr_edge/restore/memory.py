@@ -16,10 +16,10 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from bfsr_edge.errors import OutOfMemory
 from bfsr_edge.restore.options import Options
+from bfsr_edge.runtime.base import EngineInfo
 
 LEAST_TILE = 64
 """Smaller tiles would be mostly overlap."""
@@ -36,18 +36,7 @@ LARGEST_BATCH = 64
 _UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number near 2**63
 
 
-class Info(Protocol):
-    """The part of ``runtime.EngineInfo`` that this needs."""
-
-    @property
-    def scale(self) -> int: ...
-    @property
-    def stride(self) -> int: ...
-    @property
-    def tile(self) -> tuple[int, int]: ...
-
-
-def free(info: Info | None = None, root: Path = Path("/")) -> int | None:
+def free(info: EngineInfo | None = None, root: Path = Path("/")) -> int | None:
     """Bytes that can still be taken where the network runs, ``None`` where nobody tells.
 
     Parameters
@@ -57,9 +46,8 @@ def free(info: Info | None = None, root: Path = Path("/")) -> int | None:
     root
         Where ``proc`` and ``sys`` are; for tests.
     """
-    device = getattr(info, "device", "cpu")
-    if device.startswith("cuda"):
-        return _free_on_gpu(int(device.partition(":")[2] or 0))
+    if info is not None and info.device.startswith("cuda"):
+        return _free_on_gpu(int(info.device.partition(":")[2] or 0))
     return min(_limits(root), default=None)
 
 
@@ -147,7 +135,7 @@ def streams_for(device: str, threads: int | None) -> int:
     return max(1, min(MOST_STREAMS, cores if threads is None else threads))
 
 
-def needed(info: Info, side: int, *, batch: int, streams: int, width: int) -> int:
+def needed(info: EngineInfo, side: int, *, batch: int, streams: int, width: int) -> int:
     """Bytes that restoring a picture takes with tiles of that side, beyond the decoded picture.
 
     Parameters
@@ -163,7 +151,7 @@ def needed(info: Info, side: int, *, batch: int, streams: int, width: int) -> in
     """
     channels, size = 3, 4  # float32
     pixel = channels * size * info.scale**2
-    network = getattr(info, "bytes_per_pixel", 0.0) * side**2 * batch * streams
+    network = info.bytes_per_pixel * side**2 * batch * streams
     results = pixel * side**2 * batch * (RESULTS + streams)
     # rows that are blended, and as many of 8 bits that wait for being written
     rows = pixel * side * max(width, side) * 1.25
@@ -180,11 +168,11 @@ def halved(tile: int, stride: int = 1, overlap: int = 0) -> int | None:
     return smaller if smaller < tile else None
 
 
-def batch_for(info: Info, available: int | None) -> int:
+def batch_for(info: EngineInfo, available: int | None) -> int:
     """Tiles in a run that fill an eighth of a GPU's memory, enough to keep it busy; 1 where it is not known."""
     height, width = info.tile
-    tile = height * width * (getattr(info, "bytes_per_pixel", 0.0) + 4 * 3 * (info.scale**2 + 1))
-    if available is None or not getattr(info, "bytes_per_pixel", 0.0):
+    tile = height * width * (info.bytes_per_pixel + 4 * 3 * (info.scale**2 + 1))
+    if available is None or not info.bytes_per_pixel:
         return 1
     return max(1, min(LARGEST_BATCH, int(available / 8 / tile)))
 
@@ -216,17 +204,16 @@ class Limits:
         """Tiles in a run."""
         return self._batch
 
-    def fitting(self, wanted: int, info: Info, streams: int, width: int) -> int:
+    def fitting(self, wanted: int, info: EngineInfo, streams: int, width: int) -> int:
         """That side, or the largest half, quarter… of it that free memory has room for.
 
         Only where the user asked for no size, and once for each: what a network has taken already is not free.
         """
-        rebuild = str(getattr(info, "rebuild", ""))
-        if self._options.tile is not None or wanted in self._ran or rebuild:
+        if self._options.tile is not None or wanted in self._ran or info.rebuild:
             return wanted
         self._ran.add(wanted)
-        available = free()
-        if available is None or not getattr(info, "bytes_per_pixel", 0.0):
+        available = free(info)
+        if available is None or not info.bytes_per_pixel:
             return wanted
         side = wanted
         while needed(info, side, batch=self._batch, streams=streams, width=width) > SHARE * available:
@@ -238,7 +225,7 @@ class Limits:
             self._tile = side
         return side
 
-    def lower(self, tile: int, batch: int, info: Info | None) -> str:
+    def lower(self, tile: int, batch: int, info: EngineInfo | None) -> str:
         """After a shortage with that tile and batch: what is changed, empty where that has happened already.
 
         Raises
@@ -253,7 +240,7 @@ class Limits:
             return f"memory does not suffice for {batch} tiles at a time: goes on with {self._batch}"
         stride = info.stride if info is not None else ALIGNMENT
         smaller = halved(tile, stride, self._options.overlap)
-        rebuild = str(getattr(info, "rebuild", ""))
+        rebuild = info.rebuild if info is not None else ""
         if smaller is None or rebuild:
             raise OutOfMemory(
                 f"there is not enough memory for tiles of {tile}×{tile} pixels",

@@ -13,23 +13,29 @@ from bfsr_edge.restore.options import Options
 from bfsr_edge.restore.paste import Paster
 
 
-def restore_picture(image: Pixels, engine: Network, options: Options, *, face_engine: Network | None = None) -> Pixels:
-    """Restore a picture and its faces.
+def restore_picture(
+    image: Pixels, engine: Network, options: Options | None = None, *, face_engine: Network | None = None
+) -> Pixels:
+    """Restore a picture and, where the options say so, its faces by themselves.
 
     Parameters
     ----------
     image
-        uint8 or uint16, H×W, or H×W×C with 1 to 4 channels.
+        uint8 or uint16, RGB H×W×3, RGB and alpha H×W×4, grey H×W or H×W×1, grey and alpha H×W×2.
     engine
-        Restores the picture in tiles.
+        From ``bfsr_edge.load``. Pictures larger than its tile are cut into overlapping tiles and blended.
     options
         ``scale``, ``overlap``, ``offset``, ``batch``, ``reduce``, ``faces``, ``max_faces`` and ``strength`` are used.
+        Where ``reduce`` is ``None``, it is as much as a blurred picture bears and ``scale`` leaves room for; at scale 1
+        a picture so sharp and clean that the network could only take from it is given back as it is. See ``blur``.
     face_engine
         Restores faces; best with tiles of 128 pixels. By default ``engine``.
 
     Returns
     -------
-    The type and channels of the input, scale·H × scale·W.
+    numpy.ndarray
+        The type and channels of the input, scale·H × scale·W. Alpha goes through the network too where it varies; where
+        it is constant it stays exactly that, and at the input's own size, not reduced, it is the input's.
 
     Raises
     ------
@@ -38,6 +44,7 @@ def restore_picture(image: Pixels, engine: Network, options: Options, *, face_en
     BackendError
         A network failed, or the face detector is not installed.
     """
+    options = options or Options()
     whole = checked(image)
     faces = restore_faces(whole, face_engine or engine, options)
     paste = Paster(faces.patches, options.scale, options.strength)

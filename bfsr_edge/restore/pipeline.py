@@ -26,7 +26,7 @@ import numpy.typing as npt
 from bfsr_edge import images
 from bfsr_edge.errors import BfsrError, UsageError
 from bfsr_edge.restore import memory
-from bfsr_edge.restore.array import Info, Network, finish, infer, plan_for
+from bfsr_edge.restore.array import Network, finish, infer, plan_for
 from bfsr_edge.restore.blur import reduction_for
 from bfsr_edge.restore.channels import Budget, Channel, Closed, Ending
 from bfsr_edge.restore.enlarge import enlarge
@@ -36,7 +36,7 @@ from bfsr_edge.restore.options import SMALL_TILE, Options
 from bfsr_edge.restore.paste import Paster
 from bfsr_edge.restore.plan import Outcome, Task
 from bfsr_edge.restore.record import Record, digest_of
-from bfsr_edge.runtime.base import lacks_memory
+from bfsr_edge.runtime.base import Engine, EngineInfo, lacks_memory
 from bfsr_edge.tiling import Plan
 
 Item = TypeVar("Item")
@@ -76,7 +76,7 @@ Watch = Callable[[Task, images.Picture], "Watcher | None"]
 def run(
     tasks: Sequence[Task],
     options: Options,
-    network_for: Callable[[int], Network],
+    network_for: Callable[[int], Engine],
     watch: Watch = lambda task, picture: None,
 ) -> Iterator[Step]:
     """Restore pictures.
@@ -148,12 +148,12 @@ Tile = npt.NDArray[np.float32]
 class _Ahead:
     """A network that is given tiles before it has finished the last ones."""
 
-    def __init__(self, network: Network, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, network: Engine, pool: ThreadPoolExecutor) -> None:
         self._network, self._pool = network, pool
-        self.streams = _streams(network)
+        self.streams = network.streams
 
     @property
-    def info(self) -> Info:
+    def info(self) -> EngineInfo:
         return self._network.info
 
     def run(self, batch: Tile, /) -> Tile:
@@ -162,11 +162,6 @@ class _Ahead:
     def start(self, batch: Tile, /) -> Callable[[], Tile]:
         """Run it in another thread; what is returned waits for the result."""
         return self._pool.submit(self._network.run, batch).result
-
-
-def _streams(network: Network) -> int:
-    """How many runs go on at a time."""
-    return int(getattr(network, "streams", 1))
 
 
 class _Work:
@@ -196,7 +191,7 @@ class _Work:
 
 class _Run:
     def __init__(
-        self, tasks: Sequence[Task], options: Options, network_for: Callable[[int], Network], watch: Watch
+        self, tasks: Sequence[Task], options: Options, network_for: Callable[[int], Engine], watch: Watch
     ) -> None:
         self.options, self.network_for, self.watch = options, network_for, watch
         self.steps: queue.SimpleQueue[Step | BaseException] = queue.SimpleQueue()
@@ -298,7 +293,7 @@ class _Run:
             wanted = self._limits.tile(work.task.tile)
             work.tile = wanted
             network = self.network_for(wanted)
-            fitting = self._limits.fitting(wanted, network.info, _streams(network), width)
+            fitting = self._limits.fitting(wanted, network.info, network.streams, width)
             if fitting < wanted:
                 free = memory.told(memory.free(network.info))
                 self.steps.put(Step(note=f"tiles of {fitting} instead of {wanted}, as {free} of memory are free"))
@@ -308,7 +303,7 @@ class _Run:
             self._users[work.tile] += 1
             work.batch = self._limits.batch()
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(_streams(network), thread_name_prefix="network")
+                self._pool = ThreadPoolExecutor(network.streams, thread_name_prefix="network")
             return _Ahead(network, self._pool)
 
     def _leave(self, work: _Work) -> None:
@@ -320,9 +315,9 @@ class _Run:
                 if self._limits.tile(work.tile) < work.tile:
                     self._close_unused(work.tile, self.network_for(work.tile))
 
-    def _close_unused(self, tile: int, network: Network) -> None:
+    def _close_unused(self, tile: int, network: Engine) -> None:
         # faces are restored on small tiles whatever the picture's are
-        if not self._users[tile] and tile > SMALL_TILE and hasattr(network, "close"):
+        if not self._users[tile] and tile > SMALL_TILE:
             network.close()
 
     def _tiles(self, work: _Work, pixels: images.Pixels, network: _Ahead) -> None:
@@ -448,6 +443,7 @@ class _Run:
             self.steps.put(Step(note=f"{work.task.job.source}: {note}", urgent=True))
         self.steps.put(Step(-work.megapixels))
         work.error = None  # its traceback holds what the network was given, and the network
+        work.task.outcome.notes = ()  # the next attempt says them again
         gc.collect()
         return True
 

@@ -61,16 +61,16 @@ def check(path: Path) -> None:
     """UsageError where no report may be written: only an earlier report is ever replaced."""
     if path.suffix.lower() not in EXTENSIONS:
         raise UsageError(f"--report {path} is no HTML file", fix=f"--report {path.with_suffix('.html')}")
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's own raises where a name is too long
         raise UsageError(f"--report {path} is a folder", fix=f"--report {path / 'report.html'}")
-    if path.exists() and not is_report(path):
+    if os.path.lexists(path) and not is_report(path):
         raise UsageError(
             f"--report {path} exists and is no report of an earlier run",
             why=("only such a report is replaced, --overwrite or not",),
             fix="choose another name, or remove the file",
         )
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    parent = next(folder for folder in path.absolute().parents if os.path.exists(folder))
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
         raise UsageError(f"--report {path} cannot be written: {parent} is no folder that may be written to")
 
 

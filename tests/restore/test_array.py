@@ -14,7 +14,9 @@ import pytest
 import bfsr_edge
 from bfsr_edge import images
 from bfsr_edge.errors import BackendError, UsageError
-from bfsr_edge.restore.array import ALPHA_REACH, restore_array
+from bfsr_edge.restore.array import ALPHA_REACH
+from bfsr_edge.restore.options import Options
+from bfsr_edge.restore.picture import restore_picture
 
 Array = npt.NDArray[Any]
 Photo = Callable[..., Array]
@@ -36,7 +38,7 @@ def test_colours_and_grey_keep_their_kind(
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_alpha_goes_through_the_network(scale: int, channels: int, dtype: Any, nearest: Path, photo: Photo) -> None:
     image = photo(90, 56, channels, dtype)
-    result = restore_array(image, bfsr_edge.load(nearest), scale=scale, overlap=4, reduce=1)
+    result = bfsr_edge.restore(image, bfsr_edge.load(nearest), scale=scale, overlap=4, reduce=1)
     np.testing.assert_array_equal(result, image.repeat(scale, 0).repeat(scale, 1))
 
 
@@ -50,7 +52,7 @@ def test_alpha_stays_exactly_what_it_is_where_it_does_not_change(
     image[:, :, 3] = 0
     image[40:, 30:, 3] = peak
     image[:, 70:, 3] = peak // 3
-    result = restore_array(image, bfsr_edge.load(convolutions), scale=scale, overlap=8, reduce=reduce)[:, :, 3]
+    result = bfsr_edge.restore(image, bfsr_edge.load(convolutions), scale=scale, overlap=8, reduce=reduce)[:, :, 3]
     near = np.ones((2 * ALPHA_REACH * reduce + 1,) * 2, np.uint8)
     least = cv2.erode(image[:, :, 3], near).repeat(scale, 0).repeat(scale, 1)
     most = cv2.dilate(image[:, :, 3], near).repeat(scale, 0).repeat(scale, 1)
@@ -76,7 +78,7 @@ class Counting:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_only_tiles_whose_alpha_changes_are_run_for_it(batch: int, nearest: Path, photo: Photo) -> None:
     engine, image = Counting(bfsr_edge.load(nearest)), photo(90, 90, 4)
-    restore_array(image[:, :, :3], engine, overlap=4, batch=batch)
+    restore_picture(image[:, :, :3], engine, Options(overlap=4, batch=batch))
     colours = engine.tiles
     counts = []
     for left in (90, 70, 0):  # the same everywhere, an edge in the last tiles of each row, an edge at the very border
@@ -84,7 +86,7 @@ def test_only_tiles_whose_alpha_changes_are_run_for_it(batch: int, nearest: Path
         image[:, left:, 3] = 128
         image[:, :1, 3] = image[:, :1, 3] if left else 7
         engine.tiles = 0
-        result = restore_array(image, engine, overlap=4, batch=batch)
+        result = restore_picture(image, engine, Options(overlap=4, batch=batch))
         np.testing.assert_array_equal(result, image.repeat(4, 0).repeat(4, 1))
         counts.append(engine.tiles - colours)
     rows = round(colours**0.5)
@@ -108,7 +110,7 @@ def test_alpha_becomes_sharper_than_interpolated(samples: Path) -> None:
 
 def test_grey_without_a_channel_axis_stays_so(nearest: Path, photo: Photo) -> None:
     image = photo(channels=1)[:, :, 0]
-    assert restore_array(image, bfsr_edge.load(nearest), overlap=4).shape == (160, 224)
+    assert bfsr_edge.restore(image, bfsr_edge.load(nearest), overlap=4).shape == (160, 224)
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -121,7 +123,7 @@ def test_smaller_scales_are_the_whole_reduced_by_area(scale: int, convolutions: 
     large = whole.run(padded)[0, :, : 130 * 4, : 75 * 4].transpose(1, 2, 0)
     reduced = cv2.resize(large, (75 * scale, 130 * scale), interpolation=cv2.INTER_AREA)
     expected = np.rint(np.clip(reduced, 0, 1) * 65535)
-    result = restore_array(image, engine, scale=scale, overlap=8, reduce=1)
+    result = bfsr_edge.restore(image, engine, scale=scale, overlap=8, reduce=1)
     assert np.abs(result - expected).max() <= 1
 
 
@@ -129,8 +131,8 @@ def test_smaller_scales_are_the_whole_reduced_by_area(scale: int, convolutions: 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_tiled_equals_whole(offset: int, batch: int, convolutions: Path, photo: Photo) -> None:
     image = photo(128, 160)
-    tiled = restore_array(image, bfsr_edge.load(convolutions), overlap=8, batch=batch, offset=offset)
-    whole = restore_array(image, bfsr_edge.load(convolutions, tile=(128, 160)))
+    tiled = restore_picture(image, bfsr_edge.load(convolutions), Options(overlap=8, batch=batch, offset=offset))
+    whole = bfsr_edge.restore(image, bfsr_edge.load(convolutions, tile=(128, 160)))
     difference = np.abs(tiled.astype(int) - whole)
     assert difference.max() <= 1  # rounding of floats just at one half
     assert difference.mean() < 0.01
@@ -148,24 +150,24 @@ def test_tiled_equals_whole(offset: int, batch: int, convolutions: Path, photo: 
 )
 def test_what_is_no_picture_is_refused(image: Array, nearest: Path) -> None:
     with pytest.raises(UsageError):
-        restore_array(image, bfsr_edge.load(nearest))
+        bfsr_edge.restore(image, bfsr_edge.load(nearest))
 
 
 def test_options_that_do_not_fit_the_engine_are_refused(nearest: Path, photo: Photo) -> None:
     engine = bfsr_edge.load(nearest)
     with pytest.raises(UsageError, match="reduce 4 does not go with scale 2"):
-        restore_array(photo(), engine, scale=2, reduce=4)
+        bfsr_edge.restore(photo(), engine, scale=2, reduce=4)
     with pytest.raises(UsageError, match="reduce 3"):
-        restore_array(photo(), engine, scale=1, reduce=3)
+        bfsr_edge.restore(photo(), engine, scale=1, reduce=3)
     with pytest.raises(UsageError, match="scale 3"):
-        restore_array(photo(), engine, scale=3)
+        bfsr_edge.restore(photo(), engine, scale=3)
     with pytest.raises(UsageError, match="overlap of 16"):
-        restore_array(photo(), engine, overlap=16)
+        bfsr_edge.restore(photo(), engine, overlap=16)
 
 
 def test_nan_is_an_error(broken: Path, photo: Photo) -> None:
     with pytest.raises(BackendError, match="NaN"):
-        restore_array(np.full((40, 40, 3), 255, np.uint8), bfsr_edge.load(broken), overlap=4)
+        bfsr_edge.restore(np.full((40, 40, 3), 255, np.uint8), bfsr_edge.load(broken), overlap=4)
 
 
 def test_the_public_face_is_what_it_says() -> None:

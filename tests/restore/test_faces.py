@@ -20,7 +20,6 @@ from bfsr_edge.cli import main
 from bfsr_edge.errors import UsageError
 from bfsr_edge.metrics import psnr
 from bfsr_edge.restore import faces as face_path
-from bfsr_edge.restore.array import restore_array
 from bfsr_edge.restore.faces import Faces, locate, restore_faces, shared_detail
 from bfsr_edge.restore.options import Options
 from bfsr_edge.restore.paste import Paster, Patch, mask_at
@@ -98,7 +97,7 @@ def test_a_small_face_is_left_to_the_tiles_but_not_to_bicubic(hopper: Array) -> 
 def test_a_blurred_face_is_restored_better_than_by_tiles(hopper: Array, portrait: Array) -> None:
     found = looked_at(portrait)
     assert (found.found, found.restored) == (1, 1)
-    off = restore_array(portrait, engine(192), scale=2, reduce=1)
+    off = restore_in_memory(portrait, engine(192), scale=2, reduce=1)
     auto = restore_picture(portrait, engine(192), Options(faces="auto", scale=2, reduce=1), face_engine=engine(128))
     mask = mask_of(found.patches[0], 480, 410, 2)
     inside = mask > 0.5
@@ -121,7 +120,7 @@ def test_the_decision_is_the_better_one(hopper: Array, sigma: float, noise: floa
     low = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
     found = looked_at(low)
     assert (found.found, found.restored) == (1, wanted)
-    tiles = restore_array(low, engine(192), scale=2, reduce=1)
+    tiles = restore_in_memory(low, engine(192), scale=2, reduce=1)
     (patch,) = _forced(low).patches
     composite = np.clip(np.rint(pasted(tiles, [patch], 2) * 255), 0, 255).astype(np.uint8)
     inside = mask_of(patch, 360, 307, 2) > 0.5
@@ -160,7 +159,7 @@ def test_an_aligned_face_is_restored_as_without_looking(samples: Path, name: str
     found = looked_at(low)
     assert (found.found, found.restored, found.patches) == (1, 1, ())
     auto = restore_picture(low, engine(128), Options(faces="auto"))
-    np.testing.assert_array_equal(auto, restore_array(low, engine(128)))
+    np.testing.assert_array_equal(auto, restore_in_memory(low, engine(128)))
     aligned = restore_picture(low, engine(128), Options(faces="aligned"))
     assert np.abs(aligned.astype(int) - auto).max() <= 1  # it is held in 16 bits in between
     assert (aligned != auto).mean() < 1e-4
@@ -205,7 +204,7 @@ def test_auto_loses_nothing_on_all_validation_pairs(shared_data: Path) -> None:
     for path in sorted((shared_data / "val" / "LQ").iterdir()):
         low = images.read(path).pixels
         truth = np.asarray(images.read(shared_data / "val" / "GT" / path.name).pixels, np.uint8)
-        off = restore_array(low, engine(128))
+        off = restore_in_memory(low, engine(128))
         auto = restore_picture(low, engine(128), Options(faces="auto"))
         lost.append(psnr(np.asarray(off, np.uint8), truth) - psnr(np.asarray(auto, np.uint8), truth))
     assert len(lost) == 100
@@ -245,7 +244,7 @@ def test_no_face(faces: str) -> None:
         expected = cv2.resize(picture, (360, 280), interpolation=cv2.INTER_CUBIC)
         np.testing.assert_array_equal(made, np.asarray(expected, np.uint8))
     else:
-        np.testing.assert_array_equal(made, restore_array(picture, engine(128), reduce=1))
+        np.testing.assert_array_equal(made, restore_in_memory(picture, engine(128), reduce=1))
 
 
 @pytest.mark.parametrize("degrees", [-40, 30, 90])
@@ -430,14 +429,14 @@ def edge_ratio(background: Array, patch: Patch, scale: int) -> float:
 def test_box_around_the_face(hopper: Array, portrait: Array) -> None:
     """Complaint about other tools: a visible box, a jump in colour or a doubled contour around restored faces."""
     for picture, scale in ((portrait, 1), (portrait, 2), (reduced(hopper, 205, 240), 4), (blurred(hopper, 4), 1)):
-        background = np.asarray(restore_array(picture, engine(192), scale=scale, reduce=1), np.uint8)
+        background = np.asarray(restore_in_memory(picture, engine(192), scale=scale, reduce=1), np.uint8)
         (patch,) = _forced(picture).patches
         assert edge_ratio(background, patch, scale) <= 1.05
 
 
 def test_the_measure_sees_a_box(portrait: Array) -> None:
     """A patch that is a little brighter, or a little aside, is told."""
-    background = np.asarray(restore_array(portrait, engine(192), scale=1, reduce=1), np.uint8)
+    background = np.asarray(restore_in_memory(portrait, engine(192), scale=1, reduce=1), np.uint8)
     (patch,) = _forced(portrait).patches
     brighter = Patch(np.clip(patch.pixels.astype(np.int64) + 65535 // 4, 0, 65535).astype(np.uint16), patch.matrix)
     assert edge_ratio(background, brighter, 1) > 1.05
@@ -452,7 +451,7 @@ def test_no_box_on_photographs(shared_data: Path) -> None:
             picture = picture.repeat(3, axis=2)
         if max(picture.shape) > 1200:
             continue
-        background = np.asarray(restore_array(picture, engine(192)), np.uint8)
+        background = np.asarray(restore_in_memory(picture, engine(192)), np.uint8)
         ratios += [edge_ratio(background, patch, 4) for patch in _forced(picture).patches]
     assert len(ratios) > 8
     assert max(ratios) <= 1.05

@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 import bfsr_edge
 from bfsr_edge import images, metrics
 from bfsr_edge.cli import main
-from bfsr_edge.restore.array import restore_array
 from bfsr_edge.restore.blur import measure, reduction
 
 Array = npt.NDArray[Any]
@@ -62,15 +61,15 @@ def test_a_picture_reduced_first_is_the_network_on_its_means(
     padded = np.pad(image, ((0, -height % reduce), (0, -width % reduce), (0, 0)), mode="reflect").astype(np.float64)
     blocks = padded.reshape(padded.shape[0] // reduce, reduce, padded.shape[1] // reduce, reduce, 3).mean(axis=(1, 3))
     expected = blocks.repeat(scale * reduce, 0).repeat(scale * reduce, 1)[: height * scale, : width * scale]
-    result = restore_array(image, bfsr_edge.load(nearest), scale=scale, overlap=4, reduce=reduce)
+    result = bfsr_edge.restore(image, bfsr_edge.load(nearest), scale=scale, overlap=4, reduce=reduce)
     assert result.shape == (height * scale, width * scale, 3)
     assert np.abs(result - expected).max() <= 0.51
 
 
 def test_reduced_tiles_join_as_those_of_the_reduced_picture(convolutions: Path, photo: Photo) -> None:
     image = photo(301, 202)
-    tiled = restore_array(image, bfsr_edge.load(convolutions), scale=1, overlap=8, reduce=2)
-    whole = restore_array(image, bfsr_edge.load(convolutions, tile=(152, 104)), scale=1, reduce=2)
+    tiled = bfsr_edge.restore(image, bfsr_edge.load(convolutions), scale=1, overlap=8, reduce=2)
+    whole = bfsr_edge.restore(image, bfsr_edge.load(convolutions, tile=(152, 104)), scale=1, reduce=2)
     difference = np.abs(tiled.astype(int) - whole)
     assert difference.max() <= 1
     assert difference.mean() < 0.01
@@ -80,11 +79,11 @@ def test_blurred_photographs_gain_and_sharp_ones_do_not_lose(truths: list[Array]
     """PSNR at the picture's own size against the truth: better than the input, and than without reducing."""
     for blur, (noise, truth) in itertools.product(BLURS, zip((0, 15, 6), (truths[0], *truths), strict=True)):
         given = degraded(truth, blur, noise)
-        result = restore_array(given, engine, scale=1)
+        result = bfsr_edge.restore(given, engine, scale=1)
         if blur == noise == 0:
             np.testing.assert_array_equal(result, given)
             continue
-        plain = restore_array(given, engine, scale=1, reduce=1) if blur else result
+        plain = bfsr_edge.restore(given, engine, scale=1, reduce=1) if blur else result
         before, after, unreduced = (metrics.psnr(image, truth) for image in (given, result, plain))
         told = f"blur {blur}, noise {noise}: {before:.2f} -> {after:.2f} dB, not reduced {unreduced:.2f}"
         print(told)  # pytest -s shows the table

@@ -17,8 +17,9 @@ import pytest
 
 from bfsr_edge import images, load
 from bfsr_edge.metrics import psnr
-from bfsr_edge.restore.array import plan_for, restore_array
-from bfsr_edge.restore.options import OVERLAP, TILE
+from bfsr_edge.restore.array import plan_for
+from bfsr_edge.restore.options import OVERLAP, TILE, Options
+from bfsr_edge.restore.picture import restore_picture
 from bfsr_edge.tiling import Axis
 
 Array = npt.NDArray[Any]
@@ -53,8 +54,8 @@ def compare(pixels: Array, tile: int, overlap: int) -> tuple[float, float, float
     moved = (tile - 2 * overlap) // 2 // stride * stride
     layout = plan_for(network.info, *pixels.shape[:2], scale=scale, overlap=overlap)
     assert layout != plan_for(network.info, *pixels.shape[:2], scale=scale, overlap=overlap, offset=moved)
-    first = restore_array(pixels, network, overlap=overlap)
-    second = restore_array(pixels, network, overlap=overlap, offset=moved)
+    first = restore_picture(pixels, network, Options(overlap=overlap))
+    second = restore_picture(pixels, network, Options(overlap=overlap, offset=moved))
     rough = [steps_across(picture, layout.rows, layout.columns, scale) for picture in (first, second)]
     return psnr(np.asarray(first, np.uint8), np.asarray(second, np.uint8)), rough[0], rough[1]
 
