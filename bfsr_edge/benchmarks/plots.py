@@ -55,4 +55,4 @@ PLOTS = (
     Plot("training", "Training curves", training,
          "From the training logs that were given.",
          "No training log was given (--curves FILE)."),
-)  # fmt: skip  # fmt: skip
+)  # fmt: skip
