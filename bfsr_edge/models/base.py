@@ -19,6 +19,8 @@ class Network(nn.Module):
     """Output pixels per input pixel and side."""
     stride: int = 1
     """Height and width of the input must be multiples of it."""
+    ends: tuple[str, ...] = ()
+    """Modules that read the picture or write the result; all others are hidden."""
 
     @property
     @abstractmethod

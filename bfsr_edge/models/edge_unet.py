@@ -64,6 +64,7 @@ class EdgeUNet(Network):
     """
 
     architecture = "edge-unet"
+    ends = ("head", "tail", "skip")
 
     def __init__(
         self,

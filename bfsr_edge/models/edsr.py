@@ -27,6 +27,7 @@ class EDSR(Network):
     """
 
     architecture = "edsr"
+    ends = ("conv_first", "conv_last")
 
     def __init__(self, blocks: int = 16, channels: int = 64, dropout: float = 0.0) -> None:
         super().__init__()

@@ -37,6 +37,7 @@ class MSRResNet(Network):
     """
 
     architecture = "msrresnet"
+    ends = ("conv_first", "conv_last")
 
     def __init__(
         self,

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from bfsr_edge.train import disk
 from bfsr_edge.train.devices import choose_precision
 from bfsr_edge.train.distributed import Processes
 from bfsr_edge.train.headers import Bad, find_bad, refuse
+from bfsr_edge.train.optimizer import make_optimizer
 from bfsr_edge.train.pairs import ALONE, Share, cpu_batches, worker_count
 from bfsr_edge.train.recipe import CHALLENGE_PARAMETERS, Recipe
 from bfsr_edge.train.state import Training, load_state, process_seed
@@ -83,10 +83,7 @@ def new_training(recipe: Recipe, device: torch.device) -> Training:
     # the layout that convolutions want on GPUs and CPUs alike: a tenth of the step on AVX-512
     network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not typed
     average = copy.deepcopy(network).eval().requires_grad_(False)
-    plan = recipe.optimizer
-    kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.name]
-    options = {"lr": plan.rate, "betas": plan.betas, "weight_decay": plan.weight_decay}
-    optimizer = kind(network.parameters(), **options, fused=device.type == "cuda")
+    optimizer = make_optimizer(recipe.optimizer, network, device)
     torch.backends.cudnn.benchmark = True  # shapes never change in a run, so the fastest kernels are looked for once
     scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(recipe, device) == "fp16")
     training = Training(network, average, optimizer, scaler)

@@ -79,10 +79,11 @@ def test_a_run_leaves_log_checkpoints_and_state(faces: Path, tmp_path: Path) -> 
     assert load_checkpoint(outcome.checkpoint).settings == settings
 
 
-def test_training_learns_one_face_by_heart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", [Optimizer(rate=5e-3), Optimizer("muon", rate=5e-3)], ids=["adam", "muon"])
+def test_training_learns_one_face_by_heart(optimizer: Optimizer, tmp_path: Path) -> None:
     faces = make_faces(tmp_path / "faces", 2)
     data = Data((str(faces),), size=SIZE, holdout=1, workers=0, flip=0.0)
-    recipe = tiny_recipe(faces, data=data, iterations=150, optimizer=Optimizer(rate=5e-3), log_every=10)
+    recipe = tiny_recipe(faces, data=data, iterations=150, optimizer=optimizer, log_every=10)
     train(dataclasses.replace(recipe, validate_every=150, checkpoint_every=150), tmp_path / "run")
     losses = [float(r["loss"]) for r in rows(tmp_path / "run") if r["loss"]]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
@@ -103,10 +104,12 @@ def varied(faces: Path, tmp_path: Path, how: str) -> Recipe:
         )
     if how == "dropout":
         return dataclasses.replace(recipe, network=Network("msrresnet", {"blocks": 1, "channels": 8, "dropout": 0.5}))
+    if how == "muon":
+        return dataclasses.replace(recipe, optimizer=Optimizer("muon", weight_decay=0.01))
     return dataclasses.replace(recipe, precision="fp16" if how == "fp16" else "fp32")
 
 
-@pytest.mark.parametrize("how", ["cpu", "device", "gan", "dropout", "fp16"])
+@pytest.mark.parametrize("how", ["cpu", "device", "gan", "dropout", "fp16", "muon"])
 def test_interrupted_and_resumed_ends_with_the_same_weights(faces: Path, tmp_path: Path, how: str) -> None:
     recipe = varied(faces, tmp_path, how)
     whole = train(recipe, tmp_path / "whole")
