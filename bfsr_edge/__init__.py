@@ -40,7 +40,8 @@ __version__ = "0.1.0"
 def load(model: str | os.PathLike[str] = "edge", **options: Any) -> Engine:
     """Load a network: a shipped name, a checkpoint, an ONNX file or an engine.
 
-    Options are those of ``bfsr_edge.runtime.load``: ``backend``, ``device``, ``tile``, ``precision``, ``threads``.
+    Options are those of ``bfsr_edge.runtime.load``: ``backend``, ``device``, ``tile``, ``precision``, ``threads``,
+    ``streams``, ``tta``.
     """
     from bfsr_edge import runtime
 

@@ -39,6 +39,7 @@ SCALE = 4  # of the challenge
     "--device", default="auto", show_default=True, help="cpu, cuda:N or auto: a GPU with an engine, else cpu."
 )
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
+@click.option("--tta", is_flag=True, help="Run every picture twice, once mirrored, and take the mean.")
 @click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Pictures that run together.")
 @click.option("--json", "as_json", is_flag=True, help="Print every picture's figures and the summary as JSON.")
 @click.option("--sheet", metavar="FILE", help="Draw input, result and truth of the worst to the best picture.")
@@ -53,6 +54,7 @@ def command(
     backend: str,
     device: str,
     precision: str,
+    tta: bool,
     batch: int,
     as_json: bool,
     sheet: str | None,
@@ -89,7 +91,7 @@ def command(
         images.format_of(Path(sheet))  # a name that cannot be written is refused before the work
     if submission is not None:
         _check_submission(lq, Path(submission))
-    upscaler = Upscaler(model, backend=backend, device=device, precision=precision)
+    upscaler = Upscaler(model, backend=backend, device=device, precision=precision, tta=tta)
     if submission is not None:
         _write_submission(Path(lq), Path(submission), upscaler, batch, quiet, to_stderr=as_json)
         _check_size(model, upscaler, to_stderr=as_json)

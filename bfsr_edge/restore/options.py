@@ -50,6 +50,8 @@ class Options:
     reduce: int | None = None
     """1, 2 or 4: reduce the picture so much before the network sees it. By default as much as a blurred picture bears
     without losing detail, where ``scale`` leaves room."""
+    tta: bool = False
+    """Whether the networks are loaded with test-time augmentation, which changes the result."""
     strip_metadata: bool = False
     """Carry neither EXIF nor anything else but the colour profile."""
     max_megapixels: float = MAX_MEGAPIXELS

@@ -130,6 +130,7 @@ def _task(job: Job, options: Options, weights: str, outcome: Outcome) -> Task | 
         strength=options.strength,
         reduce=options.reduce,
         strip_metadata=options.strip_metadata,
+        **({"tta": True} if options.tta else {}),  # results from before there was any stay what they are
     )
     if job.target.is_dir():
         raise ImageError(f"a folder lies where the result goes: {job.target}")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from bfsr_edge.errors import BackendError, BfsrError, OutOfMemory, UsageError
 from bfsr_edge.runtime import built, machine, sidecar
 from bfsr_edge.runtime.base import DEFAULT_TILE, PRECISIONS, Engine, EngineInfo, by, lacks_memory, out_of_memory
+from bfsr_edge.runtime.mirrored import Mirrored
 from bfsr_edge.runtime.sidecar import Sidecar
 from bfsr_edge.weights import DEFAULT, Model, list_models, resolve
 
@@ -61,6 +62,7 @@ def load(
     precision: str = "auto",
     threads: int | None = None,
     streams: int = 1,
+    tta: bool = False,
 ) -> Engine:
     """Load a network for inference.
 
@@ -88,6 +90,9 @@ def load(
         Runs that go on at the same time, called from as many threads, on a CPU: together they take the threads and
         are faster than one after the other, each by itself is slower. ``Engine.streams`` tells how many there are:
         1 where the backend has but one.
+    tta
+        Test-time augmentation: every tile is run as it is and mirrored, and the mean is given. A little better for
+        twice the time.
 
     Raises
     ------
@@ -121,7 +126,7 @@ def load(
         size = (tile, tile) if isinstance(tile, int) else tile
         raise out_of_memory(choice.model.name, 1, size or (DEFAULT_TILE,) * 2, told) from error
     assert isinstance(engine, Engine)
-    return engine
+    return Mirrored(engine) if tta else engine
 
 
 def choose(
