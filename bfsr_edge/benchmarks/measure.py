@@ -17,7 +17,7 @@ from bfsr_edge import images
 from bfsr_edge.benchmarks import costs, energy, results, rooflines, stats
 from bfsr_edge.benchmarks.client import Client
 from bfsr_edge.benchmarks.costs import Costs
-from bfsr_edge.benchmarks.pictures import Pictures, read_rgb
+from bfsr_edge.benchmarks.pictures import Pictures
 from bfsr_edge.benchmarks.prepare import REFERENCE
 from bfsr_edge.benchmarks.results import EngineRow, GalleryRow, ImageRow, LatencyRow, Run, ThroughputRow
 from bfsr_edge.benchmarks.rooflines import Peaks
@@ -25,6 +25,7 @@ from bfsr_edge.benchmarks.subjects import Subject
 from bfsr_edge.benchmarks.suite import Suite
 from bfsr_edge.benchmarks.worker import SLOW
 from bfsr_edge.errors import BackendError, BfsrError
+from bfsr_edge.evaluate import read_rgb
 
 LONGEST_BATCH = 5.0
 """Seconds that one batch may take when throughput is measured."""

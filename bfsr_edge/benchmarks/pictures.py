@@ -7,23 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from bfsr_edge import images
-from bfsr_edge.errors import ImageError, UsageError
+from bfsr_edge.errors import UsageError
+from bfsr_edge.evaluate import Pair, find_pairs
 
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "samples"
 MADE = 4
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A degraded picture and the truth."""
-
-    name: str
-    """The file name that both have."""
-    lq: Path
-    gt: Path
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ def choose(lq: Path | None, gt: Path | None, work: Path, tile: int, most: int, s
     else:
         lq, gt = make_pairs(work, tile)
         source = "made-up pictures, degraded by the built-in degradation: PSNR says nothing about faces"
-    found = _pairs(lq, gt)
+    found = find_pairs(lq, gt).pairs
     fitting = []
     for pair in found:
         low, true = images.probe(pair.lq), images.probe(pair.gt)
@@ -79,35 +69,6 @@ def choose(lq: Path | None, gt: Path | None, work: Path, tile: int, most: int, s
         told += f"; {left_out} of another size left out"
     say(f"pictures: {told}")
     return Pictures(tuple(fitting), told)
-
-
-def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """A picture as uint8 H×W×3.
-
-    Raises
-    ------
-    ImageError
-        It cannot be read, or is no 8-bit RGB or grey picture.
-    """
-    pixels = images.read(path).pixels
-    if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
-        raise ImageError(f"{path} is no 8-bit RGB picture, and pairs are", fix="convert it, or leave the pair out")
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.asarray(pixels, np.uint8)
-
-
-def _pairs(lq: Path, gt: Path) -> list[Pair]:
-    names = []
-    for option, folder in (("--lq", lq), ("--gt", gt)):
-        if not folder.is_dir():
-            raise UsageError(f"there is no folder {folder}", fix=f"check the path given to {option}")
-        names.append({entry.name for entry in folder.iterdir() if entry.suffix.lower() in images.EXTENSIONS})
-    common = sorted(names[0] & names[1])
-    if not common:
-        raise UsageError(
-            f"{lq} and {gt} have no picture of the same name",
-            why=("pairs have the same file name in both, the extension included",),
-        )
-    return [Pair(name, lq / name, gt / name) for name in common]
 
 
 def make_pairs(work: Path, tile: int) -> tuple[Path, Path]:

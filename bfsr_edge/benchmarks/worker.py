@@ -105,7 +105,7 @@ class Worker:
 
         ``keep`` is where its result goes, an .npy file; ``look`` asks for the perceptual figure, which takes a second.
         """
-        from bfsr_edge.benchmarks.pictures import read_rgb
+        from bfsr_edge.evaluate import read_rgb
         from bfsr_edge.metrics import psnr, ssim, to_8bit
 
         low, truth = read_rgb(Path(lq)), read_rgb(Path(gt))
