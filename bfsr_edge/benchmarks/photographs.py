@@ -44,7 +44,7 @@ def size_of(megapixels: float) -> tuple[int, int]:
 def make_photograph(path: Path, megapixels: float) -> tuple[int, int]:
     """Write a JPEG with edges, gradients and grain, the same every time; its height and width."""
     from bfsr_edge import images
-    from bfsr_edge.doctor import pictures
+    from bfsr_edge.selftest import pictures
 
     height, width = size_of(megapixels)
     motif = np.rint(pictures(1, 512, 512)[0].transpose(1, 2, 0) * 255).astype(np.uint8)

@@ -74,7 +74,7 @@ def choose(lq: Path | None, gt: Path | None, work: Path, tile: int, most: int, s
 def make_pairs(work: Path, tile: int) -> tuple[Path, Path]:
     """Pictures with edges, gradients and texture, and what the blind degradation makes of them: two folders."""
     from bfsr_edge.degrade import degrade
-    from bfsr_edge.doctor import pictures
+    from bfsr_edge.selftest import pictures
 
     lq, gt = work / "lq", work / "gt"
     for number, picture in enumerate(pictures(MADE, 4 * tile, 4 * tile)):

@@ -140,7 +140,7 @@ class Worker:
 
     def _batch(self, count: int) -> Batch:
         """Smooth noise: a picture's values without a picture."""
-        from bfsr_edge.doctor import pictures
+        from bfsr_edge.selftest import pictures
 
         return pictures(count, self.tile, self.tile)
 

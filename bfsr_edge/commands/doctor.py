@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from bfsr_edge.doctor import Selftest
+    from bfsr_edge.selftest import Selftest
 
 EPILOG = """\b
 Examples:
@@ -52,10 +52,11 @@ def command(ctx: click.Context, as_json: bool, selftest: bool) -> None:
 
 def _selftest() -> Selftest:
     """A self-test of the default model on what this machine has."""
-    from bfsr_edge import doctor, weights
+    from bfsr_edge import weights
     from bfsr_edge.engines import target
     from bfsr_edge.engines.build import Request, build
     from bfsr_edge.errors import BackendError
+    from bfsr_edge.selftest import selftest
 
     model = weights.resolve(weights.DEFAULT, kind="onnx")
     entry = next(entry for entry in weights.list_models() if entry.name == weights.DEFAULT)
@@ -74,7 +75,7 @@ def _selftest() -> Selftest:
             request = Request(model=model, profile=profile, precision=precision, out=Path(folder), asked=model.name)
             return build(request, here).path
 
-        return doctor.selftest(build_engine, model.path)
+        return selftest(build_engine, model.path)
 
 
 def _told(result: Selftest) -> str:
