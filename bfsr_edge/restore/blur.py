@@ -36,6 +36,8 @@ BLOCKY = 0.25
 """Steps between blocks of 8 pixels, in mean steps between pixels: so large, the picture counts as compressed."""
 UNEVEN = 1.1
 """Power of the noise at edges over that in flat parts, which are often so dark or bright that it is cut, at most."""
+LEFT_ALONE = 0
+"""In place of a reduction: the picture is best left as it is."""
 SHARP, CLEAN = 0.38, 3.0
 """A picture is best left alone where halving takes more than this, and its noise is below this of 255."""
 
@@ -87,7 +89,7 @@ def reduction(image: Pixels, scale: int, most: int = max(SCALES)) -> int:
     Returns
     -------
     int
-        1, 2 or 4; 0 for a picture that is best left alone, at scale 1 only.
+        1, 2 or 4; ``LEFT_ALONE`` at scale 1 only.
     """
     if scale >= most:
         return 1
@@ -96,7 +98,7 @@ def reduction(image: Pixels, scale: int, most: int = max(SCALES)) -> int:
         planes.append(image[:, :, -1:])
     details = [found for plane in planes if (found := measure(plane)) is not None]
     if scale == 1 and details and details[0].fine:
-        return 0
+        return LEFT_ALONE
     steps = [times for times in (1, *LIMITS) if times * scale <= most]
     return max(times for times in steps if all(detail.bears(times) for detail in details)) if details else 1
 

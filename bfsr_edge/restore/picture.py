@@ -50,9 +50,9 @@ def restore_picture(
     paste = Paster(faces.patches, options.scale, options.strength)
     factor, scale = engine.info.scale, options.scale
     reduce = blur.reduction(whole, scale, factor) if options.reduce is None else options.reduce
-    if reduce == 0 and not faces.patches:
+    if reduce == blur.LEFT_ALONE and not faces.patches:
         return np.array(image)
-    if reduce == 0 or not faces.background:
+    if reduce == blur.LEFT_ALONE or not faces.background:
         return gathered(enlarge(whole, scale, paste), image, scale)
     layout = plan_for(
         engine.info, *whole.shape[:2], scale=scale, overlap=options.overlap, offset=options.offset, reduce=reduce

@@ -27,7 +27,7 @@ from bfsr_edge import images
 from bfsr_edge.errors import BfsrError, UsageError
 from bfsr_edge.restore import memory
 from bfsr_edge.restore.array import Network, finish, infer, plan_for
-from bfsr_edge.restore.blur import reduction_for
+from bfsr_edge.restore.blur import LEFT_ALONE, reduction_for
 from bfsr_edge.restore.channels import Budget, Channel, Closed, Ending
 from bfsr_edge.restore.enlarge import enlarge
 from bfsr_edge.restore.face_files import save_faces
@@ -271,7 +271,7 @@ class _Run:
             work.task.outcome.reduced = work.reduce
             if options.faces != "off":
                 self._faces(work, work.picture.pixels, work.network)
-            if work.reduce == 0:  # what no network is to touch, but for faces
+            if work.reduce == LEFT_ALONE:  # but for its faces
                 work.faces = replace(work.faces, background=False)
                 work.task.outcome.reduced = None
 
@@ -453,7 +453,7 @@ class _Run:
         if work.error is None:
             outcome.status = "restored"
             if work.picture is not None:
-                if work.reduce == 0 and self.options.faces not in ("only", "aligned"):
+                if work.reduce == LEFT_ALONE and self.options.faces not in ("only", "aligned"):
                     outcome.notes += ("so sharp that at its own size only its faces were touched, if any",)
                 if work.reduce > 1 and self.options.reduce is None and outcome.reduced:
                     outcome.notes += (f"so blurred that it was reduced {work.reduce} times first",)
