@@ -41,6 +41,19 @@ def test_it_beats_bicubic_on_every_public_sample(samples: Path) -> None:
         assert image["psnr"] > image["bicubic_psnr"] + 0.5, image["name"]
 
 
+def test_the_recipe_for_going_on_begins_from_it() -> None:
+    torch = pytest.importorskip("torch")
+    from bfsr_edge.models import load_checkpoint
+    from bfsr_edge.resources import find_toml
+    from bfsr_edge.train.begin import new_training
+    from bfsr_edge.train.recipe import load_recipe
+
+    training = new_training(load_recipe(find_toml("train", "edge-finetune")), torch.device("cpu"))
+    shipped = load_checkpoint(weights.resolve("edge", kind="checkpoint").path).state_dict()
+    for name, value in training.network.state_dict().items():
+        assert torch.equal(value, shipped[name]), name
+
+
 def test_both_files_hold_the_same_network() -> None:
     """Shipped as safetensors for torch and as ONNX for the other backends."""
     torch = pytest.importorskip("torch")
