@@ -1,4 +1,4 @@
-"""How weights move: Adam, AdamW, or Muon, which needs a third of their faces here (train/README.md).
+"""How weights move: Adam, AdamW, or Muon, which learns faster here (train/README.md).
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv 2502.16982) takes the
 momentum of each hidden weight matrix and moves along the nearest orthogonal matrix, so that all directions are learnt
