@@ -17,8 +17,9 @@ from onnx import helper, numpy_helper, save
 from bfsr_edge import images
 from bfsr_edge.cli import main
 from bfsr_edge.errors import ImageError, UsageError
-from bfsr_edge.evaluate import Upscaler, bicubic, evaluate, find_pairs, read_rgb
+from bfsr_edge.evaluate import Upscaler, bicubic, evaluate
 from bfsr_edge.metrics import psnr, ssim
+from bfsr_edge.pairs import find_pairs, read_rgb
 
 Pixels = NDArray[np.uint8]
 

@@ -18,7 +18,7 @@ from PIL import Image
 from bfsr_edge import images, submission
 from bfsr_edge.cli import main
 from bfsr_edge.errors import BackendError, ImageError, UsageError
-from bfsr_edge.evaluate import read_rgb
+from bfsr_edge.pairs import read_rgb
 from bfsr_edge.weights import list_models
 
 Pixels = NDArray[np.uint8]

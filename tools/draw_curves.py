@@ -1,7 +1,7 @@
 """Draw train/edge-curves.png: validation PSNR against the faces seen, a line for each part of train/edge-curves.csv.
 
-    python tools/draw_curves.py                                   # after a new part was appended to the CSV
-    python tools/draw_curves.py --append "4: Muon" runs/edge-finetune/log.csv --after 99000
+python tools/draw_curves.py                                   # after a new part was appended to the CSV
+python tools/draw_curves.py --append "4: Muon" runs/edge-finetune/log.csv --after 99000
 """
 
 from __future__ import annotations

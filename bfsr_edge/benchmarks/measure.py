@@ -25,7 +25,7 @@ from bfsr_edge.benchmarks.subjects import Subject
 from bfsr_edge.benchmarks.suite import Suite
 from bfsr_edge.benchmarks.worker import SLOW
 from bfsr_edge.errors import BackendError, BfsrError
-from bfsr_edge.evaluate import read_rgb
+from bfsr_edge.pairs import read_rgb
 
 LONGEST_BATCH = 5.0
 """Seconds that one batch may take when throughput is measured."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from bfsr_edge import images
 from bfsr_edge.errors import UsageError
-from bfsr_edge.evaluate import Pair, find_pairs
+from bfsr_edge.pairs import Pair, find_pairs
 
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "samples"
 MADE = 4

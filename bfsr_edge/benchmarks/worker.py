@@ -105,8 +105,8 @@ class Worker:
 
         ``keep`` is where its result goes, an .npy file; ``look`` asks for the perceptual figure, which takes a second.
         """
-        from bfsr_edge.evaluate import read_rgb
         from bfsr_edge.metrics import psnr, ssim, to_8bit
+        from bfsr_edge.pairs import read_rgb
 
         low, truth = read_rgb(Path(lq)), read_rgb(Path(gt))
         batch = np.ascontiguousarray(low.transpose(2, 0, 1)[None], np.float32) / np.float32(255)

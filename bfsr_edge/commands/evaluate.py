@@ -12,7 +12,8 @@ import click
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bfsr_edge.evaluate import Pairs, Report, Upscaler
+    from bfsr_edge.evaluate import Report, Upscaler
+    from bfsr_edge.pairs import Pairs
 
 SCALE = 4  # of the challenge
 
@@ -77,7 +78,8 @@ def command(
 
     from bfsr_edge import images
     from bfsr_edge.errors import UsageError
-    from bfsr_edge.evaluate import Upscaler, find_pairs, save_sheet
+    from bfsr_edge.evaluate import Upscaler, save_sheet
+    from bfsr_edge.pairs import find_pairs
 
     if gt is None:
         unused = [name for name, given in (("--json", as_json), ("--sheet", sheet)) if given]
@@ -147,7 +149,7 @@ def _write_submission(lq: Path, target: Path, upscaler: Upscaler, batch: int, qu
     """Write the zip and say so; standard output may be kept for JSON."""
     from bfsr_edge import submission
     from bfsr_edge.errors import UsageError
-    from bfsr_edge.evaluate import read_rgb
+    from bfsr_edge.pairs import read_rgb
 
     if upscaler.scale != SCALE:
         raise UsageError(f"the challenge takes pictures {SCALE} times as large; {upscaler.name} has {upscaler.scale}")
