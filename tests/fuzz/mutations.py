@@ -10,30 +10,14 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
-NUMBERS: tuple[int, ...] = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    7,
-    8,
-    16,
-    0x7F,
-    0x80,
-    0xFF,
-    0x100,
-    0x7FFF,
-    0x8000,
-    0xFFFF,
-    0x10000,
-    1 << 24,
-    1 << 29,
-)
-NUMBERS += (0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+NUMBERS = (
+    0, 1, 2, 3, 4, 7, 8, 16, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 1 << 24, 1 << 29,
+    0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF,
+)  # fmt: skip
 """Where counters overflow and signs turn."""
 HEAD = 160
 """Most of what a decoder decides by stands in so many bytes at the beginning."""
@@ -110,6 +94,21 @@ def splice(content: bytes, other: bytes, random: random.Random) -> bytes:
     return content[: place(content, random)] + other[random.randrange(max(1, len(other))) :]
 
 
+# ---- files of pieces: PNG's chunks, JPEG's segments, WebP's chunks
+
+MOVES = 3
+
+
+def move(pieces: list[Any], at: int, action: int, random: random.Random) -> None:
+    """Lose (0) or double (1) the piece there, or shuffle them all (2), in place."""
+    if action == 0:
+        del pieces[at]
+    elif action == 1:
+        pieces.insert(random.randrange(len(pieces) + 1), pieces[at])
+    else:
+        random.shuffle(pieces)
+
+
 # ---- PNG
 
 
@@ -138,12 +137,8 @@ def png(content: bytes, random: random.Random) -> bytes:
     at = random.randrange(len(chunks))
     name, body = chunks[at]
     action = random.randrange(6)
-    if action == 0:
-        del chunks[at]
-    elif action == 1:
-        chunks.insert(random.randrange(len(chunks) + 1), chunks[at])
-    elif action == 2:
-        random.shuffle(chunks)
+    if action < MOVES:
+        move(chunks, at, action, random)
     elif action == 3:
         chunks[at] = name, random.choice(BYTES)(body, random)
     elif action == 4 and len(chunks[0][1]) >= 13:
@@ -196,12 +191,8 @@ def jpeg(content: bytes, random: random.Random) -> bytes:
     at = random.randrange(len(segments))
     marker, body = segments[at]
     action = random.randrange(7)
-    if action == 0:
-        del segments[at]
-    elif action == 1:
-        segments.insert(random.randrange(len(segments) + 1), segments[at])
-    elif action == 2:
-        random.shuffle(segments)
+    if action < MOVES:
+        move(segments, at, action, random)
     elif action == 3:
         segments[at] = marker, random.choice(BYTES)(body, random)
     elif action == 4:
@@ -245,12 +236,8 @@ def webp(content: bytes, random: random.Random) -> bytes:
         return content
     at = random.randrange(len(chunks))
     action = random.randrange(5)
-    if action == 0:
-        del chunks[at]
-    elif action == 1:
-        chunks.insert(random.randrange(len(chunks) + 1), chunks[at])
-    elif action == 2:
-        random.shuffle(chunks)
+    if action < MOVES:
+        move(chunks, at, action, random)
     elif action == 3:
         chunks.append([random.choice((b"EXIF", b"ICCP", b"XMP ", b"ANMF", b"ALPH")), random.randbytes(60)])
     else:
