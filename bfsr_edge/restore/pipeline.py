@@ -14,29 +14,24 @@ import gc
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from bfsr_edge import images
-from bfsr_edge.errors import BfsrError, UsageError
-from bfsr_edge.restore import memory
-from bfsr_edge.restore.array import Network, finish, infer, plan_for
+from bfsr_edge.errors import BfsrError
+from bfsr_edge.restore.array import finish, infer, plan_for
 from bfsr_edge.restore.blur import LEFT_ALONE, reduction_for
 from bfsr_edge.restore.channels import Budget, Channel, Closed, Ending
 from bfsr_edge.restore.enlarge import enlarge
 from bfsr_edge.restore.face_files import save_faces
 from bfsr_edge.restore.faces import Faces, restore_faces
-from bfsr_edge.restore.options import SMALL_TILE, Options
+from bfsr_edge.restore.networks import Lent, Networks, Tile
+from bfsr_edge.restore.options import Options
 from bfsr_edge.restore.paste import Paster
 from bfsr_edge.restore.plan import Outcome, Task
 from bfsr_edge.restore.record import Record, digest_of
-from bfsr_edge.runtime.base import Engine, EngineInfo, lacks_memory
+from bfsr_edge.runtime.base import Engine, lacks_memory
 from bfsr_edge.tiling import Plan
 
 Item = TypeVar("Item")
@@ -142,28 +137,6 @@ def _ended(run: _Run, threads: list[threading.Thread]) -> KeyboardInterrupt | No
             interruption = error
 
 
-Tile = npt.NDArray[np.float32]
-
-
-class _Ahead:
-    """A network that is given tiles before it has finished the last ones."""
-
-    def __init__(self, network: Engine, pool: ThreadPoolExecutor) -> None:
-        self._network, self._pool = network, pool
-        self.streams = network.streams
-
-    @property
-    def info(self) -> EngineInfo:
-        return self._network.info
-
-    def run(self, batch: Tile, /) -> Tile:
-        return self._network.run(batch)
-
-    def start(self, batch: Tile, /) -> Callable[[], Tile]:
-        """Run it in another thread; what is returned waits for the result."""
-        return self._pool.submit(self._network.run, batch).result
-
-
 class _Work:
     """One picture on its way through the stages."""
 
@@ -173,9 +146,8 @@ class _Work:
         self.digest = ""
         self.picture: images.Picture | None = None
         self.error: Exception | None = None
-        self.network: _Ahead | None = None
+        self.network: Lent | None = None
         self.tile = 0
-        self.batch = 0
         self.plan: Plan | None = None
         self.reduce = 1
         self.faces = Faces()
@@ -193,7 +165,7 @@ class _Run:
     def __init__(
         self, tasks: Sequence[Task], options: Options, network_for: Callable[[int], Engine], watch: Watch
     ) -> None:
-        self.options, self.network_for, self.watch = options, network_for, watch
+        self.options, self.watch = options, watch
         self.steps: queue.SimpleQueue[Step | BaseException] = queue.SimpleQueue()
         self._ending = Ending()
         self._budget = Budget(DECODED_MEGAPIXELS)
@@ -203,17 +175,13 @@ class _Run:
         self._blended: Channel[_Work] = Channel(1)
         for thing in (self._budget, self._tasks, self._decoded, self._inferred, self._blended):
             self._ending.watch(thing)
-        self._limits = memory.Limits(options)
-        self._loading = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
-        self._users: Counter[int] = Counter()
+        self._networks = Networks(options, network_for, lambda note: self.steps.put(Step(note=note)))
         self._large = threading.Lock()
 
     def end(self) -> None:
         """Let every thread end."""
         self._ending.close()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._networks.end()
 
     def guard(self, stage: Callable[[], None]) -> None:
         """A stage as a thread, until the run ends; what it cannot handle ends the run."""
@@ -256,7 +224,9 @@ class _Run:
         if work.picture is not None:
             height, width = work.picture.pixels.shape[:2]
             options = self.options
-            work.network = self._network(work, width)
+            work.tile = self._networks.tile(work.task.tile)
+            work.network = self._networks.borrow(work.tile, width)
+            work.tile = work.network.tile
             info = work.network.info
             work.factor = info.scale
             work.plan = plan_for(
@@ -275,11 +245,10 @@ class _Run:
                 work.faces = replace(work.faces, background=False)
                 work.task.outcome.reduced = None
 
-    def _faces(self, work: _Work, pixels: images.Pixels, network: Network) -> None:
-        """Find the picture's faces and restore them, on a network with tiles that faces fit into."""
-        with self._loading, contextlib.suppress(UsageError):  # an engine with tiles of another size runs no others
-            network = self.network_for(SMALL_TILE)
-        work.faces = restore_faces(pixels, network, replace(self.options, batch=work.batch))
+    def _faces(self, work: _Work, pixels: images.Pixels, network: Lent) -> None:
+        """Find the picture's faces and restore them."""
+        options = replace(self.options, batch=network.batch)
+        work.faces = restore_faces(pixels, self._networks.for_faces(network), options)
         outcome = work.task.outcome
         if self.options.faces != "aligned":  # where none are looked for
             outcome.faces, outcome.faces_restored = work.faces.found, work.faces.restored
@@ -287,40 +256,7 @@ class _Run:
         if not work.faces.background:
             outcome.reduced = None
 
-    def _network(self, work: _Work, width: int) -> _Ahead:
-        """The network with tiles that fit into memory. It stays loaded until ``_leave``."""
-        with self._loading:
-            wanted = self._limits.tile(work.task.tile)
-            work.tile = wanted
-            network = self.network_for(wanted)
-            fitting = self._limits.fitting(wanted, network.info, network.streams, width)
-            if fitting < wanted:
-                free = memory.told(memory.free(network.info))
-                self.steps.put(Step(note=f"tiles of {fitting} instead of {wanted}, as {free} of memory are free"))
-                work.tile = fitting
-                self._close_unused(wanted, network)
-                network = self.network_for(fitting)
-            self._users[work.tile] += 1
-            work.batch = self._limits.batch()
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(network.streams, thread_name_prefix="network")
-            return _Ahead(network, self._pool)
-
-    def _leave(self, work: _Work) -> None:
-        """The network is not used any more for this picture, and where its tiles are too large, for no other."""
-        if work.network is not None:
-            work.network = None
-            with self._loading:
-                self._users[work.tile] -= 1
-                if self._limits.tile(work.tile) < work.tile:
-                    self._close_unused(work.tile, self.network_for(work.tile))
-
-    def _close_unused(self, tile: int, network: Engine) -> None:
-        # faces are restored on small tiles whatever the picture's are
-        if not self._users[tile] and tile > SMALL_TILE:
-            network.close()
-
-    def _tiles(self, work: _Work, pixels: images.Pixels, network: _Ahead) -> None:
+    def _tiles(self, work: _Work, pixels: images.Pixels, network: Lent) -> None:
         assert work.plan is not None
         share = work.task.outcome.megapixels / work.plan.tiles
         if not work.faces.background:
@@ -328,14 +264,8 @@ class _Run:
             self.steps.put(Step(work.megapixels))
             return
         try:
-            for tile in infer(
-                pixels,
-                network,
-                work.plan,
-                work.batch,
-                scale=self.options.scale,
-                reduce=work.reduce,
-            ):
+            scale = self.options.scale
+            for tile in infer(pixels, network, work.plan, network.batch, scale=scale, reduce=work.reduce):
                 work.tiles.put(tile)
                 work.megapixels += share
                 self.steps.put(Step(share))
@@ -396,7 +326,9 @@ class _Run:
             if not anew:
                 self._report(work)
             work.picture = None
-            self._leave(work)
+            if work.network is not None:
+                self._networks.give_back(work.network)
+                work.network = None
             if anew:  # only now, when what the last attempt held is free again
                 self._tasks.put(work.task, first=True)
             del work
@@ -434,8 +366,7 @@ class _Run:
         if work.error is None or not work.tile or not lacks_memory(work.error):
             return False
         try:
-            with self._loading:
-                note = self._limits.lower(work.tile, work.batch, work.network.info if work.network else None)
+            note = self._networks.lower(work.tile, work.network)
         except BfsrError as error:
             work.error = error
             return False
