@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bfsr_edge import degrade
 from bfsr_edge.errors import BfsrError, TrainingError, UsageError
 from bfsr_edge.faceset import Face, find_faces
 from bfsr_edge.models import Network, create, load_checkpoint, parameter_count
+from bfsr_edge.models.blocks import ResidualBlock
 from bfsr_edge.train import disk
 from bfsr_edge.train.devices import choose_precision
 from bfsr_edge.train.distributed import Processes
@@ -24,6 +25,9 @@ from bfsr_edge.train.recipe import CHALLENGE_PARAMETERS, Recipe
 from bfsr_edge.train.state import Training, load_state, process_seed
 from bfsr_edge.train.validate import Pairs, given_pairs, made_pairs
 from bfsr_edge.weights import resolve
+
+DEPTHS = ("blocks", "encoder", "decoder")
+"""Settings that only say how many residual blocks there are."""
 
 
 def begin_folder(out: Path, state: Path, *, restart: bool) -> None:
@@ -108,12 +112,33 @@ def begin_from(recipe: Recipe, network: Network) -> None:
             fix="take challenge = true out of the recipe, or network.weights",
         )
     given = load_checkpoint(resolve(path, kind="checkpoint").path)
-    if (given.architecture, given.settings) != (network.architecture, network.settings):
+    added = new_blocks(given, network)
+    if added is None:
         raise UsageError(
-            f"{path} is a {given.architecture} with {given.settings}, not the recipe's network",
+            f"{path} holds {given.architecture} with {given.settings}, not the recipe's network",
+            why=("a network may begin from one of the same widths with as many residual blocks, or fewer",),
             fix=f"train that first, or make the recipe's network {network.architecture} with {network.settings} fit",
         )
-    network.load_state_dict(given.state_dict())
+    network.load_state_dict(given.state_dict(), strict=False)
+    for block in added:
+        nn.init.zeros_(block.conv2.weight)
+
+
+def new_blocks(given: Network, network: Network) -> list[ResidualBlock] | None:
+    """The residual blocks of ``network`` that ``given`` lacks; None where anything else differs.
+
+    With the second convolution of each at zero the deeper network begins as the same function (Net2Net, Chen et al.
+    2016, arXiv 1511.05641), so what the smaller one learnt is kept.
+    """
+    kinds = [(one.architecture, {k: v for k, v in one.settings.items() if k not in DEPTHS}) for one in (given, network)]
+    if kinds[0] != kinds[1]:
+        return None
+    blocks = {name: part for name, part in network.named_modules() if isinstance(part, ResidualBlock)}
+    have = {key: weight.shape for key, weight in given.state_dict().items()}
+    want = {key: weight.shape for key, weight in network.state_dict().items()}
+    added = {name: block for name, block in blocks.items() if f"{name}.conv1.weight" not in have}
+    rest = {key: shape for key, shape in want.items() if not key.startswith(tuple(f"{name}." for name in added))}
+    return list(added.values()) if rest == have else None
 
 
 def split_faces(recipe: Recipe, *, skip_bad: bool = False) -> tuple[list[Face], Pairs, list[Bad]]:

@@ -22,7 +22,8 @@ class Network:
     settings: dict[str, Any] = field(default_factory=dict)
     """Its keyword arguments."""
     weights: str = ""
-    """A checkpoint to begin from, of the same architecture and settings; empty: random weights."""
+    """A checkpoint to begin from, of the same architecture and settings or with fewer residual blocks: the others then
+    begin as identities. Empty: random weights."""
 
 
 @dataclass(frozen=True)
