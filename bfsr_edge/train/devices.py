@@ -41,9 +41,16 @@ def choose_precision(recipe: Recipe, device: torch.device) -> str:
     """
     if recipe.precision != "auto":
         return recipe.precision
+    if multiplies_bf16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware of ``device`` multiplies bf16 faster than fp32."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if device.type == "cpu" and any(map(_cpu_has, ("amx_tile", "avx512_bf16"))) else "fp32"
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and any(map(_cpu_has, ("amx_tile", "avx512_bf16")))
 
 
 def _cpu_has(feature: str) -> bool:

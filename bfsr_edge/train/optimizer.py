@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bfsr_edge.models import Network
+from bfsr_edge.train.devices import multiplies_bf16
 from bfsr_edge.train.recipe import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -98,16 +99,16 @@ def orthogonal(matrices: Tensor) -> Tensor:
     Returns
     -------
     torch.Tensor
-        The same shape and type. Computed in bf16 on a GPU, which is enough here.
+        The same shape and type. Computed in bf16 where the device multiplies it, which is enough here.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
-    if x.device.type == "cuda":
+    if multiplies_bf16(x.device):
         x = x.bfloat16()
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     out: Tensor = (x.mT if tall else x).to(matrices.dtype)
     return out

@@ -120,7 +120,7 @@ def mirrored(length: int, period: int, start: int) -> NDArray[np.int64]:
 
 
 class FacePairs(Dataset[tuple[Tensor, Tensor]]):
-    """Sample number to (low quality 3×h×w, truth 3×H×W), both uint8, by OpenCV on the CPU."""
+    """Sample number to (low quality h×w×3, truth H×W×3), both uint8, by OpenCV on the CPU."""
 
     def __init__(self, recipe: Recipe, faces: Sequence[Face]) -> None:
         self.recipe = recipe
@@ -132,11 +132,13 @@ class FacePairs(Dataset[tuple[Tensor, Tensor]]):
         truth = augment.before(truth, drawn.variation)
         low = degrade.apply(truth, drawn.degradation, eight_bit_resize=self.recipe.data.eight_bit_resize)
         low, truth = augment.behind(low, truth, drawn.variation)
-        return _planes(low), _planes(truth)
+        return torch.from_numpy(np.ascontiguousarray(low)), torch.from_numpy(np.ascontiguousarray(truth))
 
 
-def _planes(image: Byte) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+def _batch(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """One batch, N×3×h×w and N×3×H×W: the samples as they lie in memory, which is torch's channels_last."""
+    low, truth = (torch.stack(pictures).permute(0, 3, 1, 2) for pictures in zip(*samples, strict=True))
+    return low, truth
 
 
 def worker_count(recipe: Recipe) -> int:
@@ -155,12 +157,16 @@ def _prepare_worker(_worker: int) -> None:
 def cpu_batches(
     recipe: Recipe, faces: Sequence[Face], start: int, share: Share = ALONE
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches (low quality N×3×h×w, truth N×3×H×W, uint8, pinned when there is a GPU) from iteration ``start`` on."""
+    """Batches from iteration ``start`` on: (low quality N×3×h×w, truth N×3×H×W), uint8, channels_last in memory.
+
+    They are pinned when there is a GPU.
+    """
     workers = worker_count(recipe)
     loader = DataLoader(
         FacePairs(recipe, faces),
         batch_size=share.batch(recipe),
         sampler=share.numbers(recipe, start),  # any iterable of numbers will do
+        collate_fn=_batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_prepare_worker,

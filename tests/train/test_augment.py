@@ -319,7 +319,7 @@ def test_without_augmentation_pairs_are_move_and_degradation_alone(tmp_path: Pat
         bgr = cv2.imread(faces[drawn.face].file)
         assert bgr is not None
         truth = pairs.apply_move(np.ascontiguousarray(bgr[:, :, ::-1], np.uint8), drawn.move)
-        low, same = (picture.permute(1, 2, 0).numpy() for picture in dataset[number])
+        low, same = (picture.numpy() for picture in dataset[number])
         assert np.array_equal(same, truth)
         assert np.array_equal(low, degrade.apply(truth, drawn.degradation))
 
