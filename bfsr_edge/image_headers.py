@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, cast
 from bfsr_edge import image_png
 from bfsr_edge.errors import ImageError
 from bfsr_edge.image_formats import FORMATS
-from bfsr_edge.image_metadata import EXIF_IFD, EXIF_PREFIX, GPS_IFD, ORIENTATION, byte_order, directory, orientation
+from bfsr_edge.image_metadata import (
+    EXIF_IFD,
+    EXIF_PREFIX,
+    GPS_IFD,
+    ORIENTATION,
+    byte_order,
+    check,
+    directory,
+    orientation,
+)
 from bfsr_edge.image_tiff import DESCRIPTIVE
 
 if TYPE_CHECKING:
@@ -81,6 +90,9 @@ def register_heif() -> None:
 
 
 _OPENING = threading.Lock()
+OPENCV_NO_MEMORY = -4
+"""``cv::Error::StsNoMem``."""
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
 @contextlib.contextmanager
@@ -88,9 +100,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """The picture as Pillow sees it before decoding; every error of Pillow becomes an ImageError."""
     from PIL import Image, PngImagePlugin
 
-    if path.suffix.lower() in FORMATS["heic"].extensions:
-        register_heif()
     try:
+        if _is_heif(path):
+            register_heif()
         with _OPENING:
             # Pillow's own limits (89 megapixels, 1 MiB of profile) are below what cameras and printers have; ours are
             # checked instead
@@ -105,11 +117,24 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except ImageError:
         raise
     except Exception as error:  # decoders raise many classes for damaged files
+        if isinstance(error, MemoryError) or getattr(error, "code", None) == OPENCV_NO_MEMORY:
+            raise ImageError(
+                f"there is not enough memory to read {path}",
+                why=("it is damaged and asks for more than it holds, if it is a small picture",),
+                fix="free some memory, or reduce the picture first",
+            ) from error
         if type(error).__name__ == "UnidentifiedImageError":
             raise _unidentified(path) from error
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         fix = "check its permissions, and the disk" if isinstance(error, OSError) and error.strerror else ANEW
         raise ImageError(f"cannot read {path}: {reason}", fix=fix) from error
+
+
+def _is_heif(path: Path) -> bool:
+    """Whether a file's brand (ISO/IEC 23008-12) says HEIC, whatever its name: many a program calls it .jpg."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
 
 
 def _unidentified(path: Path) -> ImageError:
@@ -265,7 +290,7 @@ def exif_of(path: Path, image: Image.Image) -> tuple[bytes | None, tuple[str, ..
         content = content.removeprefix(EXIF_PREFIX) if isinstance(content, bytes) else b""
         if not content:
             return None, ()
-        orientation(content)
+        check(content)
         return content, ()
     except Exception:  # Pillow raises many classes for damaged EXIF
         return None, ("its EXIF is damaged and not kept",)
@@ -277,6 +302,7 @@ def _of_tiff(image: Image.Image) -> bytes:
     kept = DESCRIPTIVE | {EXIF_IFD, GPS_IFD, ORIENTATION}
     for tag in [tag for tag in exif if tag not in kept]:
         del exif[tag]
+    exif.bigtiff = False  # its fields are stored in the classic layout, which is what EXIF means elsewhere
     return exif.tobytes() if len(exif) else b""
 
 

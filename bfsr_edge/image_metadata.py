@@ -91,6 +91,15 @@ def pointer(exif: bytes, tag: int) -> int | None:
     return None
 
 
+def check(exif: bytes) -> None:
+    """ValueError where a directory that is read later, or the way to it, is damaged."""
+    directory(exif)
+    for tag in (EXIF_IFD, GPS_IFD):
+        at = pointer(exif, tag)
+        if at is not None:
+            directory(exif, at)
+
+
 def upright(exif: bytes) -> bytes:
     """The same EXIF with orientation 1 and without the link to the thumbnail."""
     order, changed = byte_order(exif), bytearray(exif)

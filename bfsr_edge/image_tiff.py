@@ -61,7 +61,7 @@ class TiffEncoder:
                 at = pointer(exif, tag)
                 if at is not None:
                     kept = [_field(entry) for entry in directory(exif, at) if entry.tag != INTEROPERABILITY_IFD]
-                    fields.append(self._long(tag, self._directory(kept)))
+                    fields.append(self._offsets(tag, [self._directory(kept)]))
         start = self._directory(fields)
         self._file.seek(0)
         self._file.write(self._header(start))

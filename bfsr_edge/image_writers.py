@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import re
 import struct
 from dataclasses import replace
@@ -60,7 +61,7 @@ class Writer:
         self._dtype = np.dtype(dtype)
         self._written = 0
         self._pending: list[Pixels] = []
-        self._temporary = _temporary(path)
+        self._temporary = temporary(path)
         self._file: BinaryIO | None = None
         self._encoder: Encoder | None = None
 
@@ -146,17 +147,28 @@ class Writer:
         self._temporary.unlink(missing_ok=True)
 
 
-def _temporary(path: Path) -> Path:
-    digest = hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return path.with_name(f".bfsr-edge-{os.getpid()}-{digest}.part")
+def temporary(path: Path) -> Path:
+    """The hidden file beside ``path`` that this process writes before it takes that name."""
+    return path.with_name(f".bfsr-edge-{_host()}-{os.getpid()}-{_digest(os.fsencode(path.name))}.part")
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the hidden files of runs that were killed: those whose process is gone."""
-    for path in folder.glob(".bfsr-edge-*.part"):
-        matched = re.fullmatch(r"\.bfsr-edge-(\d+)-[0-9a-f]{12}\.part", path.name)
+    """Remove the hidden files of runs on this machine that were killed: those whose process is gone.
+
+    What other machines or containers write into the same folder is theirs to remove.
+    """
+    for path in folder.glob(f".bfsr-edge-{_host()}-*.part"):
+        matched = re.fullmatch(r"\.bfsr-edge-[0-9a-f]{12}-(\d+)-[0-9a-f]{12}\.part", path.name)
         if matched and not _runs(int(matched[1])):
             path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return _digest(platform.node().encode("utf-8", "surrogateescape"))
+
+
+def _digest(name: bytes) -> str:
+    return hashlib.sha256(name).hexdigest()[:12]
 
 
 def _runs(process: int) -> bool:

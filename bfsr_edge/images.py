@@ -19,7 +19,7 @@ from bfsr_edge.image_decode import decode, turned
 from bfsr_edge.image_formats import EXTENSIONS, FORMATS, QUALITY, Format, check_holds, format_of
 from bfsr_edge.image_headers import MAX_MEGAPIXELS, Header, exif_of, header_of, opened, register_heif, turn_of
 from bfsr_edge.image_metadata import EXIF_PREFIX, Metadata, upright
-from bfsr_edge.image_writers import ICC_LIMIT, SEGMENT_LIMIT, Pixels, Writer, remove_stale
+from bfsr_edge.image_writers import ICC_LIMIT, SEGMENT_LIMIT, Pixels, Writer, remove_stale, temporary
 
 __all__ = [
     "EXTENSIONS",
@@ -41,6 +41,7 @@ __all__ = [
     "read_xmp",
     "register_heif",
     "remove_stale",
+    "temporary",
     "write",
 ]
 

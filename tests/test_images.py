@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -190,7 +191,41 @@ def test_damaged_exif_is_told_and_the_picture_read(tmp_path: Path) -> None:
     Image.fromarray(picture()).save(path, exif=b"Exif\0\0II*\0\xff\xff\0\0")
     found = images.read(path)
     assert found.metadata.exif is None
-    assert "EXIF" in found.notes[0]
+    assert found.notes == ("its EXIF is damaged and not kept",)
+
+
+@pytest.mark.parametrize("tag", [0x8769, 0x8825])
+def test_exif_whose_sub_directory_is_cut_off_is_told_before_anything_is_written(tag: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, tag, 4, 1, 9999, 0)
+    Image.fromarray(picture()).save(path, exif=exif)
+    found = images.read(path)
+    assert found.metadata.exif is None
+    assert found.notes == ("its EXIF is damaged and not kept",)
+    for name in ("b.jpg", "b.png", "b.tif"):
+        images.write(tmp_path / name, found.pixels, metadata=found.metadata)
+
+
+def test_a_lack_of_memory_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images.write(tmp_path / "a.png", picture())
+
+    def hungry(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "decode", hungry)
+    with pytest.raises(ImageError, match="not enough memory to read") as caught:
+        images.read(tmp_path / "a.png")
+    assert "copy it again" not in caught.value.fix
+
+
+def test_heic_is_told_by_its_content(tmp_path: Path) -> None:
+    """In a process of its own, as Pillow keeps what was registered for an earlier file."""
+    pytest.importorskip("pillow_heif")
+    images.write(tmp_path / "a.heic", picture(64, 64))
+    (tmp_path / "a.heic").rename(tmp_path / "a.jpg")
+    code = "import sys, pathlib; from bfsr_edge import images; print(images.probe(pathlib.Path(sys.argv[1])).format)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg"], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "heic", done.stderr
 
 
 @pytest.mark.parametrize("mode", ["P", "1", "L", "LA", "RGBA", "PA-like"])
@@ -322,7 +357,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bfsr_edge.image_writers._temporary", lambda path: tmp_path / "full")
+    monkeypatch.setattr("bfsr_edge.image_writers.temporary", lambda path: tmp_path / "full")
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(ImageError, match="No space left"):
         images.write(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8))
@@ -331,11 +366,13 @@ def test_a_full_disk_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    names = [f".bfsr-edge-{pid}-0123456789ab.part" for pid in (int(dead.stdout), os.getpid())]
-    for name in (*names, "photo.part"):
+    mine = images.temporary(tmp_path / "a.jpg").name
+    of_the_dead = mine.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")
+    elsewhere = re.sub("-[0-9a-f]{12}-", "-0123456789ab-", of_the_dead, count=1)  # another machine, a shared folder
+    for name in (mine, of_the_dead, elsewhere, "photo.part"):
         (tmp_path / name).touch()
     images.remove_stale(tmp_path)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [names[1], "photo.part"]
+    assert {entry.name for entry in tmp_path.iterdir()} == {mine, elsewhere, "photo.part"}
 
 
 def test_a_big_tiff_is_read_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +380,12 @@ def test_a_big_tiff_is_read_by_others(tmp_path: Path, monkeypatch: pytest.Monkey
     path = tmp_path / "a.tif"
     exif = images.Metadata(exif=exif_with().removeprefix(b"Exif\0\0"), icc=ICC, xmp=b"<x/>")
     images.write(path, picture(2000, 700), metadata=exif)
-    assert path.read_bytes()[:4] == b"II+\0"
+    content = path.read_bytes()
+    assert content[:4] == b"II+\0"
+    (start,) = struct.unpack_from("<Q", content, 8)
+    (fields,) = struct.unpack_from("<Q", content, start)
+    kinds = dict(struct.unpack_from("<HH", content, start + 8 + 20 * field) for field in range(fields))
+    assert kinds[0x8769] == kinds[0x8825] == 16, "64 bits: these directories lie behind gigabytes of pixels"
     np.testing.assert_array_equal(images.read(path).pixels, picture(2000, 700))
     assert images.read_xmp(path) == b"<x/>"
     foreign = cv2.imread(str(path))
@@ -351,6 +393,12 @@ def test_a_big_tiff_is_read_by_others(tmp_path: Path, monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(foreign[:, :, ::-1], picture(2000, 700))
     with Image.open(path) as image:
         assert image.getexif().get_ifd(0x8825)[1].rstrip("\0") == "N"
+    again = images.read(path)
+    assert not again.notes
+    assert again.metadata.exif is not None
+    kept = Image.Exif()
+    kept.load(b"Exif\0\0" + again.metadata.exif)
+    assert kept.get_ifd(0x8769)[0x9003] == "2000:01:02 03:04:05"
 
 
 @pytest.mark.slow

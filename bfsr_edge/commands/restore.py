@@ -135,6 +135,11 @@ def command(
         raise UsageError(
             "--report and --dry-run exclude each other", fix="leave out --report: a dry run writes nothing"
         )
+    if build and dry_run:
+        raise UsageError(
+            "--build and --dry-run exclude each other",
+            fix="leave out --build: a dry run writes nothing, no engine either",
+        )
     # Pillow's and OpenCV's remarks on odd files are not for users; what cannot be read is an error of ours
     warnings.filterwarnings("ignore", module="PIL")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
@@ -165,7 +170,6 @@ def command(
         format=format_,
         suffix=suffix,
         is_result=lambda path: record.record_of(path) is not None,
-        faces=save_faces,
     )
     teller = telling.Teller(quiet, verbose)
     settings = _with_faces(settings, [name for name in FACE_OPTIONS if given[name] is not None], teller)
@@ -180,7 +184,14 @@ def command(
     # a picture of more than one tile: what does not fit the network is wrong for all of them
     array.plan_for(info, 2 * info.tile[0], 2 * info.tile[1], scale=scale, overlap=settings.overlap)
     started = time.perf_counter()
-    tasks, outcomes = plan.decide(found.jobs, settings, info.sha256)
+    with telling.progress("looking at", len(found.jobs), "files", quiet) as advance:
+        tasks, outcomes = plan.decide(found.jobs, settings, info.sha256, lambda job: advance(1))
+    unsaved = sum(outcome.status == "skipped" for outcome in outcomes) if save_faces else 0
+    if unsaved:
+        teller.note(
+            f"{unsaved} pictures were already made, and faces are saved only of those that are restored now; "
+            "add --overwrite to have them all"
+        )
     outcomes += [
         plan.Outcome(path, None, "failed", reason, "check its name and its permissions, or leave it out")
         for path, reason in found.unreadable
@@ -194,7 +205,7 @@ def command(
                     if page:
                         page.add(outcome)
             if not dry_run:
-                _restore(tasks, settings, network_for, teller, page)
+                _restore(tasks, settings, network_for, info.scale, teller, page)
         finally:
             # also when interrupted: what was finished is accounted for, and another signal must not cut that short
             _deafen()
@@ -222,6 +233,11 @@ def _with_faces(settings: Options, asked: list[str], teller: Teller) -> Options:
         raise UsageError(f"--faces off leaves nothing for {words} to do", fix=f"leave out --faces off, or {words}")
     if "max_faces" in asked and settings.faces in ("largest", "aligned"):
         raise UsageError(f"--faces {settings.faces} is one face, so --max-faces has no say", fix="leave it out")
+    if settings.reduce is not None and settings.faces in ("only", "aligned"):
+        raise UsageError(
+            f"--faces {settings.faces} sends nothing but faces through the network, so --reduce has no say",
+            fix="leave it out, or take --faces auto",
+        )
     if settings.faces in ("off", "aligned"):
         return settings
     try:
@@ -338,13 +354,18 @@ def _networks(choice: Choice, threads: int | None, tta: bool) -> Callable[[int],
 
 
 def _restore(
-    tasks: list[Task], settings: Options, network_for: Callable[[int], Engine], teller: Teller, page: Report | None
+    tasks: list[Task],
+    settings: Options,
+    network_for: Callable[[int], Engine],
+    factor: int,
+    teller: Teller,
+    page: Report | None,
 ) -> None:
     from bfsr_edge.restore import pipeline, telling
 
     megapixels = sum(task.outcome.megapixels for task in tasks)
-    with telling.progress(megapixels, teller.quiet) as advance:
-        steps = pipeline.run(tasks, settings, network_for, *([page.watch] if page else []))
+    with telling.progress("restoring", megapixels, "MP", teller.quiet) as advance:
+        steps = pipeline.run(tasks, settings, network_for, *([page.watch] if page else []), factor=factor)
         try:
             for step in steps:
                 advance(step.megapixels)

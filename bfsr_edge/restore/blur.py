@@ -69,9 +69,10 @@ class Detail:
         return self.lost[2] > SHARP and self.noise < CLEAN
 
 
-def reduction_for(image: Pixels, options: Options) -> int:
-    """How many times that picture is reduced before the network sees it: as asked, else by ``reduction``."""
-    return options.reduce or reduction(image, options.scale)
+def reduction_for(image: Pixels, options: Options, factor: int) -> int:
+    """How many times that picture is reduced before a network that enlarges ``factor`` times sees it: as asked, else
+    by ``reduction``."""
+    return options.reduce or reduction(image, options.scale, factor)
 
 
 def reduction(image: Pixels, scale: int, most: int = max(SCALES)) -> int:

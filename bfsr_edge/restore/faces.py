@@ -74,7 +74,7 @@ class Faces:
     patches: tuple[Patch, ...] = ()
     """Of those restored, largest first."""
     saved: tuple[tuple[Pixels, Pixels], ...] = ()
-    """Of each patch the frame before and after, ``FRAME`` × ``FRAME``, in the picture's type; where asked for."""
+    """Of each face restored the frame before and after, ``FRAME`` × ``FRAME``, in the picture's type; if asked for."""
     background: bool = True
     """Whether the network restores the rest of the picture; if not, the picture is merely enlarged."""
 
@@ -126,7 +126,10 @@ def restore_faces(image: Pixels, network: Network, options: Options) -> Faces:
     boxes, frames = tuple(box for box, _ in found), [matrix for _, matrix in found]
     if frames and is_aligned(frames[0], height, width):
         if max(height, width) <= INPUT and options.faces != "only":
-            return Faces(len(found), boxes, 1)  # the network sees the whole face in any case
+            # the network sees the whole face in any case; only its files are made apart
+            whole = [whole_frame(height, width)] if options.save_faces else []
+            saved = tuple(_files(face, face.after, colours) for face in _restored(colours, whole, network, options))
+            return Faces(len(found), boxes, 1, saved=saved)
         return _pasted(colours, boxes, [whole_frame(height, width)], network, options, whole=True)
     chosen = frames[: 1 if options.faces == "largest" else options.max_faces]
     return _pasted(colours, boxes, chosen, network, options)
@@ -282,10 +285,15 @@ def _pasted(
         after = face.after if whole else face.matched
         patches.append(Patch(_shown(after, face.matrix, options.scale), face.matrix, whole))
         if options.save_faces is not None:
-            saved.append((_as(face.before, colours), _as(_deep(after), colours)))
+            saved.append(_files(face, after, colours))
     # a picture that is one face shows nothing of the background, and "only" leaves it as it is
     background = options.faces not in ("only", "aligned") and not (whole and patches and options.strength == 1)
     return Faces(len(boxes), boxes, len(patches), tuple(patches), tuple(saved), background)
+
+
+def _files(face: _Restored, after: Float, colours: Pixels) -> tuple[Pixels, Pixels]:
+    """The frame before and after, as it is saved."""
+    return _as(face.before, colours), _as(_deep(after), colours)
 
 
 def _shown(after: Float, matrix: Matrix, scale: int) -> Deep:

@@ -17,6 +17,8 @@ from bfsr_edge.errors import UsageError
 from bfsr_edge.images import EXTENSIONS, FORMATS
 from bfsr_edge.restore.options import Job
 
+EXAMPLE = "bfsr-edge restore photos/ --out results/"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -37,7 +39,6 @@ def find(
     format: str | None = None,
     suffix: str = "",
     is_result: Callable[[Path], bool] = lambda path: False,
-    faces: Path | None = None,
 ) -> Found:
     """Turn arguments into jobs.
 
@@ -52,9 +53,7 @@ def find(
     suffix
         Put between a result's name and its extension.
     is_result
-        Asked for pictures found below ``out`` and ``faces``: those that an earlier run made are not inputs.
-    faces
-        The folder where single faces are saved.
+        Asked for every picture found in a folder: those that an earlier run made, wherever it put them, are not inputs.
 
     Raises
     ------
@@ -64,7 +63,7 @@ def find(
     """
     if os.sep in suffix or "/" in suffix:
         raise UsageError(f"--suffix {suffix!r} holds a path separator", fix="use letters, digits, - and _")
-    search = _Search(out, is_result, faces)
+    search = _Search(out, is_result)
     for argument in arguments:
         search.argument(argument)
     jobs: dict[str, Job] = {}
@@ -90,8 +89,11 @@ def find(
     if not jobs and not search.unreadable:
         raise UsageError(
             f"no picture found in {', '.join(arguments) or 'nothing'}",
-            why=(f"pictures are told by their extension: {', '.join(sorted(EXTENSIONS))}",),
-            fix="bfsr-edge restore photos/ --out results/",
+            why=(
+                f"pictures are told by their extension: {', '.join(sorted(EXTENSIONS))}",
+                *([f"{search.results} results of earlier runs were passed over"] if search.results else []),
+            ),
+            fix="name results themselves to restore them once more" if search.results else EXAMPLE,
         )
     return Found(list(jobs.values()), search.unreadable, search.passed_over)
 
@@ -119,14 +121,14 @@ def _place(path: Path, folders: dict[Path, str]) -> str:
 
 
 class _Search:
-    def __init__(self, out: Path, is_result: Callable[[Path], bool], faces: Path | None) -> None:
+    def __init__(self, out: Path, is_result: Callable[[Path], bool]) -> None:
         self.files: list[tuple[Path, Path]] = []
         self.unreadable: list[tuple[Path, str]] = []
         self.passed_over = 0
+        self.results = 0
+        """Of them, those that an earlier run made."""
         self._out = Path(os.path.realpath(out))
-        self._written = {self._out, *([] if faces is None else [Path(os.path.realpath(faces))])}
         self._is_result = is_result
-        self._below_written: dict[Path, bool] = {}
 
     def argument(self, argument: str) -> None:
         path = Path(argument)
@@ -157,20 +159,12 @@ class _Search:
     def _take(self, file: Path, base: Path) -> None:
         """A file that was found rather than named."""
         picture = file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
-        # the header of a picture is only read where results may lie
-        if not picture or (self._in_written(file) and self._is_result(file)):
+        result = picture and self._is_result(file)
+        self.results += result
+        if result or not picture:
             self.passed_over += 1
         else:
             self.files.append((file, file.relative_to(base)))
-
-    def _in_written(self, file: Path) -> bool:
-        """Whether a file lies below a folder that is written to, links followed."""
-        if file.parent not in self._below_written:
-            folder = Path(os.path.realpath(file.parent))
-            self._below_written[file.parent] = not self._written.isdisjoint((folder, *folder.parents))
-        if file.is_symlink():
-            return not self._written.isdisjoint(Path(os.path.realpath(file)).parents)
-        return self._below_written[file.parent]
 
     def _walk(self, folder: Path) -> Iterator[Path]:
         """Files in order of name; each folder once, so that loops of links end."""

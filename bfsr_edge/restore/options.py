@@ -73,7 +73,7 @@ class Options:
             ("max-faces", 1 if self.max_faces is None else self.max_faces, 1, 10_000),
             ("strength", self.strength, 0, 1),
             ("max-megapixels", self.max_megapixels, 0.001, 1_000_000),
-            ("tile", self.tile or TILE, 1, 8192),
+            ("tile", TILE if self.tile is None else self.tile, 1, 8192),
             ("overlap", self.overlap, 0, 4096),
             ("batch", self.batch, 1, 1024),
             ("quality", self.quality, 1, 100),

@@ -49,7 +49,7 @@ def restore_picture(
     faces = restore_faces(whole, face_engine or engine, options)
     paste = Paster(faces.patches, options.scale, options.strength)
     factor, scale = engine.info.scale, options.scale
-    reduce = blur.reduction(whole, scale, factor) if options.reduce is None else options.reduce
+    reduce = blur.reduction_for(whole, options, factor)
     if reduce == blur.LEFT_ALONE and not faces.patches:
         return np.array(image)
     if reduce == blur.LEFT_ALONE or not faces.background:

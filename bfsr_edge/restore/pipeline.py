@@ -27,7 +27,7 @@ from bfsr_edge.restore.enlarge import enlarge
 from bfsr_edge.restore.face_files import save_faces
 from bfsr_edge.restore.faces import Faces, restore_faces
 from bfsr_edge.restore.networks import Lent, Networks, Tile
-from bfsr_edge.restore.options import Options
+from bfsr_edge.restore.options import SCALES, Options
 from bfsr_edge.restore.paste import Paster
 from bfsr_edge.restore.plan import Outcome, Task
 from bfsr_edge.restore.record import Record, digest_of
@@ -73,6 +73,8 @@ def run(
     options: Options,
     network_for: Callable[[int], Engine],
     watch: Watch = lambda task, picture: None,
+    *,
+    factor: int = max(SCALES),
 ) -> Iterator[Step]:
     """Restore pictures.
 
@@ -87,6 +89,8 @@ def run(
         remember. One that will not be asked for again is closed.
     watch
         Gives who is shown the bands of a result.
+    factor
+        How many times the network enlarges; asked before there is an engine.
 
     Yields
     ------
@@ -94,10 +98,13 @@ def run(
         As things happen. Each task's outcome is reported once. Closing the iterator early ends the run: the outcomes
         of what was not finished become "interrupted", and no half-written file stays.
     """
-    run = _Run(tasks, options, network_for, watch)
+    run = _Run(tasks, options, network_for, watch, factor)
     stages = (run.decode, *[run.infer] * FEEDERS, run.blend, *[run.write] * WRITERS)
     threads = [threading.Thread(target=run.guard, args=(stage,)) for stage in stages]
-    for folder in {task.job.target.parent for task in tasks}:
+    faces = options.save_faces
+    for folder in {
+        place.parent for task in tasks for place in (task.job.target, *([faces / task.job.below] if faces else []))
+    }:
         with contextlib.suppress(OSError):  # what stands in the way of this stands in the way of the results
             images.remove_stale(folder)
     try:
@@ -163,9 +170,9 @@ class _Work:
 
 class _Run:
     def __init__(
-        self, tasks: Sequence[Task], options: Options, network_for: Callable[[int], Engine], watch: Watch
+        self, tasks: Sequence[Task], options: Options, network_for: Callable[[int], Engine], watch: Watch, factor: int
     ) -> None:
-        self.options, self.watch = options, watch
+        self.options, self.watch, self.factor = options, watch, factor
         self.steps: queue.SimpleQueue[Step | BaseException] = queue.SimpleQueue()
         self._ending = Ending()
         self._budget = Budget(DECODED_MEGAPIXELS)
@@ -200,7 +207,7 @@ class _Run:
             try:
                 work.digest = digest_of(task.job.source)
                 work.picture = images.read(task.job.source, max_megapixels=self.options.max_megapixels)
-                work.reduce = reduction_for(work.picture.pixels, self.options)
+                work.reduce = reduction_for(work.picture.pixels, self.options, self.factor)
             except Exception as error:
                 work.error = error
             self._decoded.put(work)
@@ -242,8 +249,11 @@ class _Run:
             if options.faces != "off":
                 self._faces(work, work.picture.pixels, work.network)
             if work.reduce == LEFT_ALONE:  # but for its faces
-                work.faces = replace(work.faces, background=False)
+                patches = len(work.faces.patches)
+                work.faces = replace(work.faces, background=False, saved=work.faces.saved[:patches])
                 work.task.outcome.reduced = None
+                if work.task.outcome.faces is not None:
+                    work.task.outcome.faces_restored = patches
 
     def _faces(self, work: _Work, pixels: images.Pixels, network: Lent) -> None:
         """Find the picture's faces and restore them."""

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from bfsr_edge import images
 from bfsr_edge.errors import BfsrError, ImageError
 from bfsr_edge.restore.faces import face_code
 from bfsr_edge.restore.options import Job, Options
 from bfsr_edge.restore.record import Record, digest_of, recipe_of, record_of
-
-
-class Progress(Protocol):
-    """Called with each picture that was looked at."""
-
-    def __call__(self, job: Job, /) -> None: ...
 
 
 @dataclass
@@ -82,6 +75,15 @@ def decide(
 ) -> tuple[list[Task], list[Outcome]]:
     """Look at each input and at what lies at its result's place.
 
+    Parameters
+    ----------
+    jobs, options
+        What is asked for.
+    weights
+        sha256 of the network's file.
+    looked_at
+        Called with each job when it was looked at: where there are results already, inputs are read whole.
+
     Returns
     -------
     tasks
@@ -143,6 +145,9 @@ def _task(job: Job, options: Options, weights: str, outcome: Outcome) -> Task | 
         if found is None or found.source != source:
             outcome.status, outcome.fix = "kept", "add --overwrite to replace it, or choose another --out or --suffix"
             outcome.reason = f"{job.target} exists and was not made from this input"
+            if job.format == "bmp":
+                outcome.reason = f"{job.target} exists, and a BMP cannot hold what it was made from"
+                outcome.fix = "add --overwrite to make it again, or take --format png, which is skipped when it is done"
             return None
         outcome.reason = "made anew, as weights or options have changed"
     return Task(job, header, tile, recipe, outcome)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -168,11 +167,10 @@ class Report:
             It cannot be written.
         """
         head, middle, tail = _page(told, [*told["notes"], *([self._trouble] if self._trouble else [])])
-        # the name is of the kind that the next run removes if this one is killed
-        digest = hashlib.sha256(os.fsencode(self.path.name)).hexdigest()[:12]
-        temporary = self.path.with_name(f".bfsr-edge-{os.getpid()}-{digest}.part")
+        temporary = images.temporary(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            images.remove_stale(self.path.parent)
             with open(temporary, "wb") as file:
                 file.write(head)
                 file.writelines(self._rows(told["files"]))

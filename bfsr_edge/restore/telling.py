@@ -47,20 +47,24 @@ class Teller:
 
 
 @contextmanager
-def progress(megapixels: float, quiet: bool) -> Iterator[Callable[[float], None]]:
-    """A bar with megapixels per second and the time left, where stderr is a terminal.
+def progress(word: str, total: float, unit: str, quiet: bool) -> Iterator[Callable[[float], None]]:
+    """A bar with the rate and the time left, where stderr is a terminal.
 
     Parameters
     ----------
-    megapixels
-        Of everything there is to do.
+    word
+        What is done, in front of the bar.
+    total
+        How much there is to do.
+    unit
+        Of ``total``.
     quiet
         Show nothing.
 
     Yields
     ------
     Callable
-        Takes how many megapixels more are done.
+        Takes how much more is done.
     """
     if quiet or not sys.stderr.isatty():
         yield lambda more: None
@@ -72,12 +76,12 @@ def progress(megapixels: float, quiet: bool) -> Iterator[Callable[[float], None]
 
     class Rate(ProgressColumn):
         def render(self, task: Bar) -> Text:
-            return Text(f"{task.speed:.2f} MP/s" if task.speed else "")
+            return Text(f"{task.speed:.3g} {unit}/s" if task.speed else "")
 
     columns = (
-        TextColumn("restoring"), BarColumn(), TextColumn("{task.completed:.1f}/{task.total:.1f} MP"),
+        TextColumn(word), BarColumn(), TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {unit}"),
         Rate(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        identity = bar.add_task("", total=megapixels)
+        identity = bar.add_task("", total=total)
         yield lambda more: bar.advance(identity, more)

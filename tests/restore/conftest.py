@@ -28,6 +28,14 @@ def nearest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each input pixel becomes a block of 2×2."""
+    weight = np.zeros((12, 3, 1, 1), np.float32)
+    weight[np.arange(12), np.arange(12) // 4] = 1
+    return save(tmp_path_factory.mktemp("models") / "doubling.onnx", [weight], receptive_field=1, scale=2)
+
+
+@pytest.fixture(scope="session")
 def convolutions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven random 3×3 convolutions with ReLU: a receptive field of 7 pixels, a stride of 4."""
     random = np.random.default_rng(0)
@@ -46,8 +54,10 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("models") / "broken.onnx", weights, receptive_field=1)
 
 
-def save(path: Path, weights: list[Array], *, receptive_field: int, stride: int = 1, tile: int = 32) -> Path:
-    """Convolutions with ReLU between them, then DepthToSpace by 4."""
+def save(
+    path: Path, weights: list[Array], *, receptive_field: int, stride: int = 1, tile: int = 32, scale: int = 4
+) -> Path:
+    """Convolutions with ReLU between them, then DepthToSpace by ``scale``."""
     nodes, initializers, name = [], [], "input"
     for index, weight in enumerate(weights):
         initializers.append(numpy_helper.from_array(weight, f"weight{index}"))
@@ -57,16 +67,16 @@ def save(path: Path, weights: list[Array], *, receptive_field: int, stride: int 
         if index + 1 < len(weights):
             nodes.append(helper.make_node("Relu", [name], [f"relu{index}"]))
             name = f"relu{index}"
-    nodes.append(helper.make_node("DepthToSpace", [name], ["output"], blocksize=4, mode="CRD"))
+    nodes.append(helper.make_node("DepthToSpace", [name], ["output"], blocksize=scale, mode="CRD"))
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, tile, tile])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", 3, 4 * tile, 4 * tile])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", 3, scale * tile, scale * tile])],
         initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    about = {"scale": 4, "stride": stride, "receptive_field": receptive_field, "name": path.stem}
+    about = {"scale": scale, "stride": stride, "receptive_field": receptive_field, "name": path.stem}
     helper.set_model_props(model, {f"bfsr_edge.{key}": str(value) for key, value in about.items()})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))

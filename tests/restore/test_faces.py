@@ -490,6 +490,32 @@ def test_faces_are_counted_and_saved(portrait: Array, hopper: Array, tmp_path: P
     again = json.loads(run(*arguments).stdout)
     assert [entry["status"] for entry in again["files"]] == ["skipped"] * 3
     assert again["passed_over"] == 4
+    assert again["notes"] == [
+        "3 pictures were already made, and faces are saved only of those that are restored now; "
+        "add --overwrite to have them all"
+    ]
+
+
+def test_small_aligned_faces_are_saved_too_and_the_result_stays(samples: Path, tmp_path: Path) -> None:
+    face = samples / "lq" / "hopper-face.png"
+    assert run(face, "-o", tmp_path / "plain").exit_code == 0
+    told = json.loads(run(face, "-o", tmp_path / "out", "--save-faces", tmp_path / "faces", "--json").stdout)
+    (entry,) = told["files"]
+    assert entry["faces_restored"] == len(entry["face_files"]) == 1
+    assert all(images.probe(Path(name)).width == FRAME for name in entry["face_files"][0])
+    results = [images.read(tmp_path / folder / face.name).pixels for folder in ("plain", "out")]
+    assert np.array_equal(*results)
+    after = images.read(Path(entry["face_files"][0][1])).pixels
+    assert np.abs(after.astype(int) - results[0]).max() <= 1
+
+
+def test_a_sharp_aligned_face_that_is_left_alone_does_not_count_as_restored(samples: Path, tmp_path: Path) -> None:
+    sharp = images.read(samples / "gt" / "astronaut-face.png").pixels
+    images.write(tmp_path / "a.png", reduced(sharp, 128, 128))
+    arguments = (tmp_path / "a.png", "-o", tmp_path / "out", "--scale", "1", "--save-faces", tmp_path / "f", "--json")
+    (entry,) = json.loads(run(*arguments).stdout)["files"]
+    assert (entry["faces"], entry["reduced"]) == (1, None)
+    assert (entry["faces_restored"], entry["face_files"]) == (0, [])
 
 
 def test_what_lies_where_a_face_would_be_saved_is_kept(portrait: Array, tmp_path: Path) -> None:
@@ -523,6 +549,9 @@ def test_what_lies_where_a_face_would_be_saved_is_kept(portrait: Array, tmp_path
         (("--faces", "largest", "--max-faces", "2"), "--max-faces"),
         (("--strength", "1.5"), "strength 1.5"),
         (("--max-faces", "0"), "max-faces 0"),
+        (("--faces", "only", "--scale", "1", "--reduce", "2"), "--reduce has no say"),
+        (("--tile", "0"), "tile 0"),
+        (("--dry-run", "--build"), "--build and --dry-run"),
     ],
 )
 def test_options_that_do_not_go_together(samples: Path, tmp_path: Path, arguments: tuple[str, ...], word: str) -> None:

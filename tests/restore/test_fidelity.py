@@ -142,6 +142,10 @@ def test_what_the_new_format_cannot_hold_is_told(
     source, _ = put(tmp_path, "a.png")
     Image.fromarray(photo(40, 56)).save(source, exif=exif(), icc_profile=SRGB)
     assert run("--format", "bmp")["notes"] == ["bmp holds no EXIF", "bmp holds no colour profile"]
+    again = run("--format", "bmp")
+    assert again["status"] == "kept"
+    assert again["reason"].endswith("a BMP cannot hold what it was made from")
+    assert "--format png" in again["fix"]
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 20_000), (20_000, 1), (2, 3)])

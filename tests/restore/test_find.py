@@ -79,6 +79,18 @@ def test_results_beside_their_inputs_are_not_input(photos: Path) -> None:
     ]  # fmt: skip
 
 
+def test_results_anywhere_in_the_input_are_not_input(photos: Path) -> None:
+    (photos / "x4").mkdir()
+    (photos / "x4" / "z.png").touch()
+    found = find(["photos"], photos / "x1", is_result=lambda path: path.name == "z.png")
+    assert len(found.jobs) == 4
+    assert found.passed_over == 3
+    with pytest.raises(UsageError, match="no picture found") as caught:
+        find(["photos/x4"], Path("out"), is_result=lambda path: path.name == "z.png")
+    assert "1 results of earlier runs" in " ".join(caught.value.why)
+    assert len(find(["photos/x4/z.png"], Path("out"), is_result=lambda path: True).jobs) == 1  # it was named
+
+
 def test_two_inputs_for_one_result_are_refused_by_name(photos: Path) -> None:
     (photos / "a.jpg").touch()
     with pytest.raises(UsageError, match=r"a\.jpg and .*a\.png would both become"):

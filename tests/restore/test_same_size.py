@@ -154,6 +154,19 @@ def test_a_large_picture_is_measured_by_parts_of_it(truths: list[Array]) -> None
     assert measure(np.asarray(mirrored[:, :40], np.uint8)) is not None
 
 
+@pytest.mark.parametrize(("scale", "reduced"), [(1, 2), (2, 1)])
+def test_a_network_that_doubles_is_given_no_more_than_it_makes_up_for(
+    scale: int, reduced: int, truths: list[Array], doubling: Path, tmp_path: Path
+) -> None:
+    images.write(tmp_path / "blurred.png", degraded(truths[0], 5, 0))
+    words = ["restore", tmp_path / "blurred.png", "--out", tmp_path / "out", "--model", doubling, "--faces", "off"]
+    result = CliRunner().invoke(main, [*map(str, words), "--tile", "32", "--scale", str(scale), "--json"])
+    assert result.exit_code == 0, result.output
+    (entry,) = json.loads(result.stdout)["files"]
+    assert entry["reduced"] == reduced
+    assert images.probe(tmp_path / "out" / "blurred.png").width == scale * truths[0].shape[1]
+
+
 def test_the_reduction_is_told(truths: list[Array], tmp_path: Path) -> None:
     images.write(tmp_path / "in" / "blurred.png", degraded(truths[0], 5, 0))
     images.write(tmp_path / "in" / "sharp.png", truths[0])
