@@ -503,10 +503,10 @@ def test_small_aligned_faces_are_saved_too_and_the_result_stays(samples: Path, t
     (entry,) = told["files"]
     assert entry["faces_restored"] == len(entry["face_files"]) == 1
     assert all(images.probe(Path(name)).width == FRAME for name in entry["face_files"][0])
-    results = [images.read(tmp_path / folder / face.name).pixels for folder in ("plain", "out")]
-    assert np.array_equal(*results)
+    plain, result = (images.read(tmp_path / folder / face.name).pixels for folder in ("plain", "out"))
+    assert np.array_equal(plain, result)
     after = images.read(Path(entry["face_files"][0][1])).pixels
-    assert np.abs(after.astype(int) - results[0]).max() <= 1
+    assert np.abs(after.astype(int) - result).max() <= 1
 
 
 def test_a_sharp_aligned_face_that_is_left_alone_does_not_count_as_restored(samples: Path, tmp_path: Path) -> None:

@@ -160,7 +160,9 @@ def test_a_network_that_doubles_is_given_no_more_than_it_makes_up_for(
 ) -> None:
     images.write(tmp_path / "blurred.png", degraded(truths[0], 5, 0))
     words = ["restore", tmp_path / "blurred.png", "--out", tmp_path / "out", "--model", doubling, "--faces", "off"]
-    result = CliRunner().invoke(main, [*map(str, words), "--tile", "32", "--scale", str(scale), "--json"])
+    result = CliRunner().invoke(
+        main, [*map(str, words), "--tile", "32", "--overlap", "4", "--scale", str(scale), "--json"]
+    )
     assert result.exit_code == 0, result.output
     (entry,) = json.loads(result.stdout)["files"]
     assert entry["reduced"] == reduced
