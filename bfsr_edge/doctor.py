@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from bfsr_edge import __version__
-from bfsr_edge.runtime import built, machine
+from bfsr_edge.runtime import built, cuda, machine
 
 COMMAND_SECONDS = 2.0
 IMPORT_SECONDS = 20.0
 MEBIBYTE, GIBIBYTE = 1 << 20, 1 << 30
 LEAST_FREE = 2 * GIBIBYTE
+UNKNOWN_MODE = "not known: nvpmodel -q said nothing"
 # name -> module whose import shows that it works
 PACKAGES = {
     "openvino": "openvino", "onnxruntime": "onnxruntime", "onnx": "onnx", "opencv": "cv2", "tensorrt": "tensorrt",
@@ -165,7 +166,7 @@ def _jetson() -> dict[str, Any]:
     if board := _read(Path("/proc/device-tree/model")).strip("\0"):
         found["board"] = board
     found["JetPack"] = _run("dpkg-query", "--showformat=${Version}", "--show", "nvidia-jetpack") or "not installed"
-    found["power mode"] = " ".join(_run("nvpmodel", "-q").split()) or "not known: nvpmodel -q said nothing"
+    found["power mode"] = machine.power_mode() or UNKNOWN_MODE
     for folder in sorted(Path("/sys/class/devfreq").glob("*gpu*")) + sorted(Path("/sys/class/devfreq").glob("*.ga10b")):
         now, most = _read(folder / "cur_freq"), _read(folder / "max_freq")
         if now and most:
@@ -287,20 +288,19 @@ def _advice(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines.append(f"there is an NVIDIA GPU and no TensorRT that works: {how}")
     if gpus and not works & {"cuda-python", "pycuda"}:
         major = (machine.cuda_version() or "13").split(".")[0]
-        lines.append(f"there is an NVIDIA GPU and no CUDA layer: pip install 'bfsr-edge[cuda{major}]'")
+        how = cuda.install() if machine.is_jetson() else f"pip install 'bfsr-edge[cuda{major}]'"
+        lines.append(f"there is an NVIDIA GPU and no CUDA layer: {how}")
     if "packages" in backends.get("opencv", {}):
         both = " and ".join(backends["opencv"]["packages"])
         lines.append(f"{both} overwrite each other's files: pip uninstall all of them, then install one")
     if jetson and backends.get("tensorrt", {}).get("origin") == "pip":
         lines.append("pip's tensorrt hides JetPack's: pip uninstall tensorrt (docs/jetson.md)")
-    mode = str(found.get("jetson", {}).get("power mode", ""))
-    if jetson and mode and "MAXN" not in mode:
-        lines.append(
-            f"the power mode is not the fastest ({mode}): sudo nvpmodel -m 0, or 2 for MAXN SUPER on Orin Nano"
-        )
+    mode = str(found.get("jetson", {}).get("power mode", UNKNOWN_MODE))
+    if mode != UNKNOWN_MODE and "MAXN" not in mode:
+        lines.append(f"the power mode is {mode}, not the fastest: sudo nvpmodel -m 0, or 2 for MAXN SUPER on Orin Nano")
     if machine.system() == "linux-x86_64":
         features = set(found.get("cpu", {}).get("features", ()))
-        if features and not features & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+        if features and not features & set(machine.VNNI):
             lines.append("this CPU has no VNNI instructions: INT8 engines for it are refused, FP32 is the default")
     for name, place in (("here", Path.cwd()), ("the cache", machine.cache_folder())):
         there = next(folder for folder in (place, *place.parents) if folder.exists())

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from bfsr_edge import doctor, selftest, weights
 from bfsr_edge.cli import main
 from bfsr_edge.errors import BackendError
-from bfsr_edge.runtime import built, machine, sidecar
-from tests.runtime.engine_files import described
+from bfsr_edge.runtime import built, load, machine, sidecar
+from tests.runtime.engine_files import Bench, described, write_engine
 
 
 @pytest.fixture(autouse=True)
@@ -125,26 +125,32 @@ class TestJetson:
         found = doctor._jetson()
         assert found["Jetson Linux"] == "36.4.3"
         assert found["JetPack"] == "6.2+b77"
-        assert found["power mode"] == "NV Power Mode: 15W 0"
+        assert found["power mode"] == machine.power_mode() == "15W (0)"
 
     def test_programs_that_fail_or_hang(self, jetson: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "COMMAND_SECONDS", 0.3)
+        monkeypatch.setattr(machine, "COMMAND_SECONDS", 0.3)
         program(jetson, "nvpmodel", "never said", seconds=5)
         program(jetson, "dpkg-query", "an error", code=1)
         found = doctor._jetson()
         assert found["JetPack"] == "not installed"
         assert "not known" in found["power mode"]
+        assert not [line for line in doctor._advice({"jetson": found}) if "power mode" in line]
+        for text, code in (("NV Power Mode: 15W\n0", 1), ("no such thing", 0)):
+            program(jetson, "nvpmodel", text, code=code)
+            assert machine.power_mode() == ""
 
     def test_advice(self, jetson: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         gpu = machine.Gpu(0, "Orin", "8.7", 8 << 30, True)
         monkeypatch.setattr(machine, "gpus", lambda: [gpu])
+        monkeypatch.setattr(machine, "cuda_version", lambda: "12.6")
         sections: dict[str, dict[str, Any]] = {
             "jetson": doctor._jetson(),
             "backends": {"openvino": {"version": "2026.4"}, "tensorrt": {"error": "No module named 'tensorrt'"}},
         }
         advice = doctor._advice(sections)
         assert any("--system-site-packages" in line for line in advice)
-        assert any("no CUDA layer" in line for line in advice)
+        assert any(line.endswith("no CUDA layer: pip install 'cuda-python==12.6.*'") for line in advice)
         assert any("power mode" in line and "nvpmodel" in line for line in advice)
         sections["backends"] |= {"tensorrt": {"version": "10.3.0", "origin": "pip"}, "cuda-python": {"version": "12.6"}}
         program(jetson, "nvpmodel", "NV Power Mode: MAXN_SUPER\n2")
@@ -224,6 +230,42 @@ class TestSelftest:
         assert "dB away from FP32" in result.error
         assert result.psnr is not None
         assert result.psnr < 40
+
+    def test_nothing_to_compare_with(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where TensorRT engines alone run, a self-test is no failure, and says what it left out."""
+        from bfsr_edge.commands import doctor as command
+
+        path = write_engine(tmp_path / "tiny.engine", Bench(monkeypatch, "10.3.0").release)
+        onnx = weights.resolve(weights.DEFAULT, kind="onnx").path
+        for module in ("onnxruntime", "openvino"):
+            monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.setattr(selftest, "SECONDS_OF_RUNS", 0.0)
+        result = selftest.selftest(lambda: path, onnx)
+        assert (result.passed, result.psnr, result.reference) == (True, None, selftest.NOT_COMPARED), result
+        assert result.milliseconds > 0
+        assert "its picture not compared: neither onnxruntime nor openvino" in command._told(result)
+        monkeypatch.setattr(selftest, "load", lambda file, **options: load(file, **options) if not options else fail())
+
+        def fail() -> Any:
+            raise BackendError("openvino executes bf16 here")
+
+        result = selftest.selftest(lambda: path, onnx)
+        assert (result.passed, result.step) == (False, "compare")
+
+    def test_what_a_graph_replays_is_compared(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first run is plain, the second captures, and the third is the first of a CUDA graph."""
+        bench = Bench(monkeypatch, "10.3.0")
+        path = write_engine(tmp_path / "tiny.engine", bench.release)
+        launched: list[int] = []
+
+        def reference(onnx: Path, batch: Any) -> tuple[Any, str]:
+            launched.append(bench.device.calls["launch"])
+            return batch.repeat(4, 2).repeat(4, 3), "the fake's own"
+
+        monkeypatch.setattr(selftest, "_reference", reference)
+        monkeypatch.setattr(selftest, "SECONDS_OF_RUNS", 0.0)
+        assert selftest.selftest(lambda: path, path).passed
+        assert launched == [3], "two chunks of the best size and the one that remains"
 
     @pytest.mark.parametrize("error", [BackendError("no builder", why=("no GPU",)), ZeroDivisionError("oh")])
     def test_a_build_that_fails(self, tmp_path: Path, error: Exception) -> None:

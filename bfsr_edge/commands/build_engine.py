@@ -142,7 +142,7 @@ def _batch(text: str | None) -> tuple[int, int, int] | None:
     numbers = numbers * 3 if len(numbers) == 1 else numbers
     if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
         raise UsageError(
-            f"--batch {text} is no range of batches", fix="write the smallest, the best and the largest: --batch 1,4,8"
+            f"--batch {text} is no range of batches", fix="write the smallest, the best and the largest: --batch 1,4,4"
         )
     return numbers[0], numbers[1], numbers[2]
 

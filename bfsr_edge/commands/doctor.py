@@ -81,8 +81,9 @@ def _selftest() -> Selftest:
 def _told(result: Selftest) -> str:
     if not result.passed:
         return f"self-test FAILED at the step {result.step}: {result.error}"
-    psnr = "equal to" if result.psnr is None else f"{result.psnr:.1f} dB from"
+    from bfsr_edge.selftest import NOT_COMPARED
+
+    told = "equal to FP32" if result.psnr is None else f"{result.psnr:.1f} dB from FP32"
+    told = f"its picture {result.reference}" if result.reference == NOT_COMPARED else told
     executed = result.engine["executed"]
-    return (
-        f"self-test passed: {executed} on {result.engine['device']}, {psnr} FP32, {result.milliseconds:.1f} ms a tile"
-    )
+    return f"self-test passed: {executed} on {result.engine['device']}, {told}, {result.milliseconds:.1f} ms a tile"

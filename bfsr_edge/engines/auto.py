@@ -51,8 +51,14 @@ def build_auto(
     Raises
     ------
     UsageError
-        This machine can build for the target and not run what it built.
+        This machine can build for the target and not run what it built, or INT8 cannot be built as asked.
     """
+    if request.dla_core is not None or request.frontend != "onnx":
+        raise UsageError(
+            f"--precision auto builds INT8 too, and {'--dla-core' if request.frontend == 'onnx' else '--frontend'} "
+            "takes none",
+            fix="--fp16",
+        )
     source = read_source(request.model)
     obstacle = target.obstacle(request.profile, here)
     if obstacle:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import time
@@ -23,7 +24,7 @@ from bfsr_edge.engines.bundle import Contents, write_bundle
 from bfsr_edge.engines.files import locked, temporary_of, unwritable, write_atomically
 from bfsr_edge.engines.graphs import Graph, Source, prepare, read_source
 from bfsr_edge.engines.profile import Profile
-from bfsr_edge.errors import ModelError, UsageError
+from bfsr_edge.errors import BackendError, ModelError, UsageError
 from bfsr_edge.resources import find_toml, list_tomls
 from bfsr_edge.runtime import load as load_engine
 from bfsr_edge.runtime import machine, sidecar, trt
@@ -117,8 +118,7 @@ def build(
         announce(f"precision {precision}: {why}")
     _check(request, here, source, precision)
     tile = tile_of(request, source)
-    obstacle = target.obstacle(profile, here) if request.frontend == "onnx" else ""
-    if obstacle:
+    if obstacle := target.obstacle(profile, here):
         return bundle(request, source, precision, tile, obstacle)
     if profile.flavour == "openvino" and precision == "fp16":
         executed = openvino.half_precision()
@@ -135,7 +135,7 @@ def build(
     lowered = "fp32" if executed != "int8" and profile.flavour == "openvino" else precision
     graph = prepare(source, lowered, tile, calibration=request.calibration, uint8_io=request.uint8_io)
     plan_for = _Plan(request, here, source, graph, executed, tile)
-    engine = request.out / plan_for.file_name()
+    engine = request.out / f"{stem(request, source, executed, tile)}.engine"
     with locked(engine, lambda: announce(f"another process builds {engine.name}, waiting for it")):
         key = plan_for.key()
         if not request.force and (found := _equal(engine, key, announce)):
@@ -162,17 +162,6 @@ class _Plan:
     def level(self) -> int:
         asked = self.request.optimization_level
         return self.request.profile.optimization_level if asked is None else asked
-
-    def file_name(self) -> str:
-        """The engine's name: what it is, and what differs from the profile."""
-        request = self.request
-        words = [self.source.name, request.profile.name, self.precision]
-        if self.tile != _default_tile(request.profile, self.source):
-            words.append(by(self.tile).replace("×", "x"))
-        words += ["uint8"] if request.uint8_io else []
-        words += [] if request.dla_core is None else [f"dla{request.dla_core}"]
-        words += ["torch"] if request.frontend == "torch-tensorrt" else []
-        return "-".join(words) + ".engine"
 
     def options(self) -> dict[str, Any]:
         """Builder options, as they stand in the sidecar."""
@@ -208,6 +197,11 @@ class _Plan:
         floating = "fp32" if self.precision == "int8" else self.precision
         return {"int8": int8, floating: 1 - int8} if int8 else {floating: 1.0}
 
+    @property
+    def power_mode(self) -> str:
+        """Of a Jetson: TensorRT chooses kernels by their time, and that depends on it."""
+        return self.here.power_mode if self.request.profile.flavour == "tensorrt" else ""
+
     def key(self) -> str:
         """Equal for builds that would give the same engine."""
         facts = {
@@ -224,6 +218,8 @@ class _Plan:
             "gpu": self.here.gpus[0].name if self.request.profile.flavour == "tensorrt" else "",
             "options": self.options(),
         }
+        if mode := self.power_mode:
+            facts["power_mode"] = mode
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def build(self, engine: Path, key: str, progress: Progress | None) -> Outcome:
@@ -271,7 +267,9 @@ class _Plan:
             workspace_mib=profile.workspace_mib,
             tactic_dram_mib=profile.tactic_dram_mib,
             dla_core=self.request.dla_core,
-            timing_cache=timing_cache(version, self.sm()[0]) if profile.flavour == "tensorrt" else None,
+            timing_cache=(
+                timing_cache(version, self.sm()[0], self.power_mode) if profile.flavour == "tensorrt" else None
+            ),
         )
 
     def _describe(self, plan: bytes, key: str, version: str, weakly_typed: bool, facts: dict[str, Any]) -> Sidecar:
@@ -324,6 +322,17 @@ def tile_of(request: Request, source: Source) -> tuple[int, int]:
 def _default_tile(profile: Profile, source: Source) -> tuple[int, int]:
     side = -(-profile.tile // source.stride) * source.stride
     return side, side
+
+
+def stem(request: Request, source: Source, precision: str, tile: tuple[int, int]) -> str:
+    """The name of an engine or bundle without its suffix: what it is, and what differs from the profile."""
+    words = [source.name, request.profile.name, precision]
+    if tile != _default_tile(request.profile, source):
+        words.append(by(tile).replace("×", "x"))
+    words += ["uint8"] if request.uint8_io else []
+    words += [] if request.dla_core is None else [f"dla{request.dla_core}"]
+    words += ["torch"] if request.frontend == "torch-tensorrt" else []
+    return "-".join(words)
 
 
 def command_of(request: Request, precision: str) -> str:
@@ -380,15 +389,16 @@ def save(engine: Path, plan: bytes, described: Sidecar) -> None:
                 path.unlink(missing_ok=True)
 
 
-def timing_cache(version: str, sm: str) -> Path:
-    """Where TensorRT's timings are kept, one file a version and GPU.
+def timing_cache(version: str, sm: str, power_mode: str = "") -> Path:
+    """Where TensorRT's timings are kept, one file a version, GPU and power mode.
 
     Raises
     ------
     ModelError
         The folder cannot be written to: better said before a long build than behind it.
     """
-    path = machine.cache_folder() / "timing" / f"tensorrt-{version}-sm{sm}.cache"
+    words = [f"tensorrt-{version}-sm{sm}", *re.findall(r"\w+", power_mode)]
+    path = machine.cache_folder() / "timing" / f"{'-'.join(words)}.cache"
     probe = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -442,20 +452,35 @@ def _check_dla(request: Request, precision: str) -> None:
     if core >= profile.dla_cores:
         problem = f"{profile.name} has {profile.dla_cores or 'no'} DLA cores"
     elif precision == "fp32":
-        problem = "a DLA computes in FP16 and INT8 only"
+        problem = "a DLA has no FP32: add --fp16"
+    elif precision == "int8":
+        problem = "a DLA takes INT8 without Q/DQ nodes only, and our graphs have them: add --fp16"
     elif not batch[0] == batch[1] == batch[2]:
-        problem = f"a DLA takes one shape, and batches of {batch[0]} to {batch[2]} are three: add --batch 1,1,1"
+        problem = f"a DLA takes one shape, and batches go from {batch[0]} to {batch[2]}: add --batch 1,1,1"
     if problem:
         raise UsageError(f"--dla-core {core} (experimental) cannot be used: {problem}", fix="build without --dla-core")
 
 
 def bundle(request: Request, source: Source, precision: str, tile: tuple[int, int], obstacle: str) -> Outcome:
-    """Write the bundle for a target that this machine cannot build for; ``precision`` may be "auto"."""
+    """Write the bundle for a target that this machine cannot build for; ``precision`` may be "auto".
+
+    Raises
+    ------
+    BackendError
+        The request needs torch-tensorrt, which converts on the target alone: a bundle holds ONNX files.
+    """
+    if request.frontend != "onnx":
+        raise BackendError(
+            f"--frontend {request.frontend} cannot build for {request.profile.name} here",
+            why=(obstacle,),
+            fix="run it on that machine, or leave --frontend out, which writes a bundle for it",
+        )
     wanted = ("fp16", "int8") if precision == "auto" else (precision,)
     graphs = tuple(
         prepare(source, each, tile, calibration=request.calibration, uint8_io=request.uint8_io) for each in wanted
     )
-    folder = request.out / f"{source.name}-{request.profile.name}-{precision}.bundle"
+    name = stem(request, source, precision, tile)
+    folder = request.out / f"{name}.bundle"
     # there, everything lies in the folder that the command is run in
     toml = find_toml("engines", request.target or request.profile.name)
     known = request.profile.name in list_tomls("engines")
@@ -466,7 +491,9 @@ def bundle(request: Request, source: Source, precision: str, tile: tuple[int, in
         out=Path("engines"),
         calibration=None,
     )
+    # which engine auto keeps shows there only; restore finds it by the network
+    model = f"{source.name}.onnx" if precision == "auto" else f"engines/{name}.engine"
     contents = Contents(source, graphs, request.profile, toml, tile, request.batch or request.profile.batch)
-    write_bundle(folder, contents, command_of(there, precision))
+    write_bundle(folder, contents, command_of(there, precision), model)
     notes = (f"this machine cannot build for {request.profile.name}: {obstacle}",)
     return Outcome(folder, None, notes=notes, shares=graphs[-1].shares)

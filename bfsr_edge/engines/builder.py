@@ -101,18 +101,18 @@ def build(api: Api, order: Order, progress: Progress | None = None) -> Built:
     with _cancellable() as cancelled:
         # a DLA in TensorRT 10 knows weak typing only
         weak = order.dla_core is not None and bindings.weakly_typed_flags(api) is not None
-        plan = _attempt(api, order, logger, progress, cancelled, weak=weak)
+        plan = _attempt(api, order, logger, messages, progress, cancelled, weak=weak)
         if cancelled.is_set():
             raise KeyboardInterrupt
         if plan is None and order.quantized and not weak and bindings.weakly_typed_flags(api) is not None:
             weak = True
-            plan = _attempt(api, order, logger, progress, cancelled, weak=True)
+            plan = _attempt(api, order, logger, messages, progress, cancelled, weak=True)
             if cancelled.is_set():
                 raise KeyboardInterrupt
     if plan is None:
         raise BackendError(
             f"{api.flavour} {api.version} cannot build this graph",
-            why=_last_errors(messages) or ("it gives no reason",),
+            why=_last(messages, "error") or ("it gives no reason",),
             fix="try --fp32, a smaller --tile or --batch; if that fails too, report it with this message",
         )
     warnings = dict.fromkeys(text for severity, text in messages if severity == "warning")
@@ -120,14 +120,19 @@ def build(api: Api, order: Order, progress: Progress | None = None) -> Built:
 
 
 def _attempt(
-    api: Api, order: Order, logger: Any, progress: Progress, cancelled: threading.Event, *, weak: bool
+    api: Api,
+    order: Order,
+    logger: Any,
+    messages: list[tuple[str, str]],
+    progress: Progress,
+    cancelled: threading.Event,
+    *,
+    weak: bool,
 ) -> bytes | None:
     """One build; None where the builder makes no plan."""
     trt = api.module
     flags = bindings.weakly_typed_flags(api) if weak else bindings.strongly_typed_flags(api)
-    builder = trt.Builder(logger)
-    if not builder:
-        raise BackendError(f"{api.flavour} {api.version} cannot make a builder", why=("it found no usable GPU",))
+    builder = bindings.make_builder(api, logger, lambda: _last(messages, "error") or _last(messages, "warning"))
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(order.content):
@@ -172,12 +177,16 @@ def _set_profile(builder: Any, network: Any, config: Any, order: Order) -> None:
         raise ModelError(f"the graph has {network.num_inputs} inputs instead of one")
     tensor = network.get_input(0)
     profile = builder.create_optimization_profile()
-    profile.set_shape(tensor.name, *((count, 3, *order.tile) for count in order.batch))
-    if not profile or config.add_optimization_profile(profile) == -1:
+    refused = ""
+    try:
+        profile.set_shape(tensor.name, *((count, 3, *order.tile) for count in order.batch))
+    except RuntimeError as error:  # what the bindings make of False in this one call
+        refused = str(error)
+    if refused or not profile or config.add_optimization_profile(profile) == -1:
         raise BackendError(
             f"TensorRT refuses batches of {order.batch[0]} to {order.batch[2]} with tiles of "
             f"{order.tile[0]}×{order.tile[1]}",
-            why=(f"the graph's input is {tuple(tensor.shape)}",),
+            why=(*([refused] if refused else []), f"the graph's input is {tuple(tensor.shape)}"),
             fix="export the network again with bfsr-edge export, whose batch is free",
         )
 
@@ -236,9 +245,10 @@ def _sizes(messages: list[tuple[str, str]]) -> dict[str, int]:
     return found
 
 
-def _last_errors(messages: list[tuple[str, str]]) -> tuple[str, ...]:
-    errors = dict.fromkeys(text.splitlines()[0] for severity, text in messages if severity == "error" and text)
-    return tuple(errors)[-3:]
+def _last(messages: list[tuple[str, str]], wanted: str) -> tuple[str, ...]:
+    """The last three messages of a severity, their first lines, each once."""
+    told = dict.fromkeys(text.splitlines()[0] for severity, text in messages if severity == wanted and text)
+    return tuple(told)[-3:]
 
 
 @contextmanager

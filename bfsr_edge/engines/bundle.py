@@ -27,7 +27,7 @@ This folder holds what is needed to build an engine on {summary}. Nothing here w
 3. See that it works, then use it:
 
        bfsr-edge doctor --selftest
-       bfsr-edge restore PHOTOS --model engines/{engine} --device cuda:0 --out results/
+       bfsr-edge restore PHOTOS --model {model} --device cuda:0 --out results/
 
 {files}
 
@@ -56,13 +56,15 @@ class Contents:
     """Smallest, best and largest batch."""
 
 
-def write_bundle(folder: Path, contents: Contents, command: str) -> None:
+def write_bundle(folder: Path, contents: Contents, command: str, model: str) -> None:
     """Write a bundle; it appears whole, and replaces an older one of the same name.
 
     Parameters
     ----------
     command
         What to run inside the folder.
+    model
+        What ``restore`` takes afterwards, as a path from there.
 
     Raises
     ------
@@ -93,8 +95,8 @@ def write_bundle(folder: Path, contents: Contents, command: str) -> None:
             summary=profile.summary,
             version=__version__,
             command=command,
-            calibrated=", the calibration is here" if contents.graphs[0].calibration_path else "",
-            engine=f"{source.name}-{profile.name}-{contents.graphs[0].precision}.engine",
+            calibrated=", the calibration is here" if any(graph.calibration_path for graph in contents.graphs) else "",
+            model=model,
             files="\n".join(f"- {name}: {what}" for name, what in files.items()),
             graph=name,
             input=source.proto.graph.input[0].name,

@@ -19,6 +19,7 @@ from bfsr_edge.runtime.base import CHANNELS, by, first_line, require
 from bfsr_edge.runtime.graph import read_graph
 from bfsr_edge.runtime.openvino import ELEMENT_TYPES, EXECUTED, INSTALL
 from bfsr_edge.runtime.sidecar import Sidecar
+from bfsr_edge.runtime.tensorrt import Messages
 from bfsr_edge.weights import Model
 
 LARGEST = 10
@@ -278,13 +279,12 @@ def _ask_inspector(model: Model, described: Sidecar) -> tuple[dict[str, Any], in
     sidecar.check_machine(
         described, model.path, sidecar.Here(api.flavour, api.version, sm, gpus[0].name if gpus else "")
     )
-    messages: list[str] = []
-    logger = trt.make_logger(api, lambda severity, text: messages.append(text) if severity == "error" else None)
-    runtime = api.module.Runtime(logger)
-    plan = model.path.read_bytes()
-    engine = runtime.deserialize_cuda_engine(plan) if runtime else None
+    messages = Messages()
+    logger = trt.make_logger(api, messages)
+    runtime = trt.make_runtime(api, logger, messages.take_any, dla_core=described.options.get("dla_core"))
+    engine = runtime.deserialize_cuda_engine(model.path.read_bytes())
     if engine is None:
-        raise ModelError(f"{api.flavour} cannot load {model.path}", why=tuple(messages[-2:]))
+        raise ModelError(f"{api.flavour} cannot load {model.path}", why=messages.take()[-2:])
     information = trt.engine_information(api, engine)
     memory = int(engine.device_memory_size_v2)
     del engine, runtime

@@ -49,8 +49,9 @@ class Profile:
     """What is built when none is asked for."""
     tile: int = 128
     """Side of the input in pixels; rounded up to the network's stride."""
-    batch: tuple[int, int, int] = (1, 4, 8)
-    """Smallest, best and largest number of tiles in a batch."""
+    batch: tuple[int, int, int] = (1, 4, 4)
+    """Smallest, best and largest number of tiles in a batch. No more than the best are run at a time, and TensorRT
+    takes memory for the largest."""
 
     def __post_init__(self) -> None:
         checks = {

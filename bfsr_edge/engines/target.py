@@ -11,9 +11,6 @@ from bfsr_edge.runtime import machine, trt
 
 DEVICE_TREE = Path("/proc/device-tree/model")
 """Where Linux says which board it runs on, such as "NVIDIA Jetson Orin Nano Developer Kit"."""
-VNNI = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-"""CPU features that multiply 8-bit numbers into 32-bit sums. Without one, x86-64 adds pairs in 16 bits, which overflow:
-results are wrong, not merely slow."""
 RTX_PROFILES = ("rtx-30", "rtx-40", "rtx-50")
 
 
@@ -24,13 +21,15 @@ class Here:
     system: str
     """Such as "linux-x86_64"."""
     board: str
-    """The device tree's model; empty on a PC."""
+    """The device tree's model; empty on a PC, and in a container of a Jetson, which hides it."""
     gpus: tuple[machine.Gpu, ...]
     """What CUDA sees."""
     flavours: dict[str, str]
     """Flavour of TensorRT to its version, or to why it cannot be used."""
     cpu_features: tuple[str, ...]
     """See ``machine.CPU_FEATURES``; empty where the system does not tell."""
+    power_mode: str = ""
+    """See ``machine.power_mode``."""
 
     def has(self, flavour: str) -> bool:
         """Whether that TensorRT can be imported."""
@@ -39,7 +38,7 @@ class Here:
     @property
     def int8_cpu(self) -> bool:
         """Whether this CPU is known to run INT8 without saturating."""
-        return any(feature in self.cpu_features for feature in VNNI)
+        return any(feature in self.cpu_features for feature in machine.VNNI)
 
 
 def look() -> Here:
@@ -48,7 +47,8 @@ def look() -> Here:
         board = DEVICE_TREE.read_text("utf-8", "replace").strip("\0\n ")
     except OSError:
         board = ""
-    return Here(machine.system(), board, tuple(machine.gpus()), trt.importable(), machine.cpu_features())
+    gpus = tuple(machine.gpus())
+    return Here(machine.system(), board, gpus, trt.importable(), machine.cpu_features(), machine.power_mode())
 
 
 def choose(here: Here) -> tuple[Profile, str]:
@@ -60,6 +60,11 @@ def choose(here: Here) -> tuple[Profile, str]:
     if not here.gpus:
         return load_profile("cpu"), "no NVIDIA GPU was found"
     gpu = here.gpus[0]
+    boards = [profile for profile in profiles if profile.boards and gpu.sm in profile.sm]
+    if boards and not here.board and gpu.integrated:
+        least = min(boards, key=lambda profile: min(profile.memory_gib, default=0))
+        told = "a Jetson whose board is hidden, as in a container, so it is taken for the one with the least memory"
+        return least, f"{gpu.name}, SM {gpu.sm}, is {told}; --target names another"
     names = (*RTX_PROFILES, "datacenter") if "RTX" in gpu.name else ("datacenter", *RTX_PROFILES)
     fitting = [load_profile(name) for name in names]
     fitting = [profile for profile in fitting if gpu.sm in profile.sm]
@@ -80,8 +85,9 @@ def obstacle(profile: Profile, here: Here) -> str:
         return f"{profile.flavour} is not installed here: {here.flavours.get(profile.flavour, 'not looked for')}"
     if profile.flavour == "tensorrt-rtx":  # its builder needs no GPU
         return ""
-    if profile.boards and not any(board in here.board for board in profile.boards):
-        return f"TensorRT builds for the device that it runs on, and this is {here.board or 'no Jetson'}"
+    # a container of a Jetson hides the board: there the GPU alone has to fit
+    if profile.boards and here.board and not any(board in here.board for board in profile.boards):
+        return f"TensorRT builds for the device that it runs on, and this is {here.board}"
     # TensorRT builds on the first GPU; CUDA_VISIBLE_DEVICES makes another one the first
     if not here.gpus or here.gpus[0].sm not in profile.sm:
         found = f"{here.gpus[0].name} (SM {here.gpus[0].sm})" if here.gpus else "none"
@@ -108,7 +114,7 @@ def check_precision(profile: Profile, here: Here, precision: str) -> None:
         raise UsageError(
             "--int8 on this CPU would give wrong pictures",
             why=(
-                f"it has none of {', '.join(VNNI)}, so sums of 8-bit products saturate in 16 bits"
+                f"it has none of {', '.join(machine.VNNI)}, so sums of 8-bit products saturate in 16 bits"
                 if here.cpu_features
                 else "this system does not tell whether the CPU has VNNI instructions; without them sums saturate",
             ),

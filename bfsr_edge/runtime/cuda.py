@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bfsr_edge.errors import BackendError, OutOfMemory, UsageError
+from bfsr_edge.runtime import machine
 from bfsr_edge.runtime.base import require
 
 VARIABLE = "BFSR_EDGE_CUDA"
@@ -93,7 +94,7 @@ class Cuda(ABC):
     index: int
     """N of "cuda:N"."""
     gpu: str
-    """The GPU's name."""
+    """The GPU's name, as ``machine.gpu_name`` gives it."""
     sm: str
     """Its compute capability, such as "8.9"."""
 
@@ -232,10 +233,18 @@ def open_device(index: int = 0, implementation: str | None = None) -> Cuda:
         there = importable()
         wanted = next((name for name in IMPLEMENTATIONS if is_version(there[name])), "cuda-python")
     module, package = IMPLEMENTATIONS[wanted]
-    driver = require(package, wanted, INSTALL if wanted == "cuda-python" else "pip install 'bfsr-edge[pycuda]'")
+    driver = require(package, wanted, install() if wanted == "cuda-python" else "pip install 'bfsr-edge[pycuda]'")
     opened = importlib.import_module(f"bfsr_edge.runtime.{module}").open_device(index, driver)
     assert isinstance(opened, Cuda)
     return opened
+
+
+def install() -> str:
+    """How to get cuda-python here: on a Jetson by itself, as our extras put another OpenCV before JetPack's."""
+    if not machine.is_jetson():
+        return INSTALL
+    version = machine.cuda_version()
+    return f"pip install 'cuda-python=={version}.*'" if version else "cuda-python of JetPack's CUDA: docs/jetson.md"
 
 
 def importable() -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from bfsr_edge.errors import BackendError
-from bfsr_edge.runtime import cuda
+from bfsr_edge.runtime import cuda, machine
 
 NAME = "pycuda"
 # CU_STREAM_NON_BLOCKING, CU_EVENT_DEFAULT and CU_EVENT_DISABLE_TIMING as in cuda.h
@@ -45,7 +45,13 @@ class PyCuda(cuda.Cuda):
         device = self._try("Device", driver.Device, index)
         major, minor = self._try("Device.compute_capability", device.compute_capability)
         self.sm = f"{major}.{minor}"
-        self.gpu = str(self._try("Device.name", device.name))
+        attributes = driver.device_attribute
+        integrated, multiprocessors = (
+            int(self._try("Device.get_attribute", device.get_attribute, attribute))
+            for attribute in (attributes.INTEGRATED, attributes.MULTIPROCESSOR_COUNT)
+        )
+        name = str(self._try("Device.name", device.name))
+        self.gpu = machine.gpu_name(name, multiprocessors, integrated=bool(integrated))
         self._context = self._try("Device.retain_primary_context", device.retain_primary_context)
 
     def _try(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -112,13 +118,13 @@ class PyCuda(cuda.Cuda):
         self._try("memcpy_dtoh_async", self._driver.memcpy_dtoh_async, array, memory.raw, stream.raw)
 
     def capture(self, stream: cuda.Stream, work: Callable[[], None]) -> cuda.Graph:
-        raise BackendError("pycuda cannot capture CUDA graphs", fix=cuda.INSTALL)
+        raise BackendError("pycuda cannot capture CUDA graphs", fix=cuda.install())
 
     def launch(self, graph: cuda.Graph, stream: cuda.Stream) -> None:
-        raise BackendError("pycuda cannot launch CUDA graphs", fix=cuda.INSTALL)
+        raise BackendError("pycuda cannot launch CUDA graphs", fix=cuda.install())
 
     def destroy_graph(self, graph: cuda.Graph) -> None:
-        raise BackendError("pycuda has no CUDA graphs", fix=cuda.INSTALL)
+        raise BackendError("pycuda has no CUDA graphs", fix=cuda.install())
 
     def free_memory(self) -> tuple[int, int]:
         free, total = self._try("mem_get_info", self._driver.mem_get_info)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bfsr_edge.errors import BackendError
-from bfsr_edge.runtime import cuda
+from bfsr_edge.runtime import cuda, machine
 from bfsr_edge.runtime.base import first_line
 
 NAME = "cuda-python"
@@ -49,15 +49,18 @@ class CudaPython(cuda.Cuda):
             raise cuda.no_such_gpu(index, count)
         self._device = self._call("cuDeviceGet", index)
         attributes = driver.CUdevice_attribute
-        major = self._call(
-            "cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, self._device
-        )
-        minor = self._call(
-            "cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, self._device
+        major, minor, integrated, multiprocessors = (
+            int(self._call("cuDeviceGetAttribute", attribute, self._device))
+            for attribute in (
+                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+                attributes.CU_DEVICE_ATTRIBUTE_INTEGRATED,
+                attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+            )
         )
         self.sm = f"{major}.{minor}"
-        name = self._call("cuDeviceGetName", ERROR_LENGTH, self._device)
-        self.gpu = name.split(b"\0")[0].decode("utf-8", "replace")
+        name = self._call("cuDeviceGetName", ERROR_LENGTH, self._device).split(b"\0")[0].decode("utf-8", "replace")
+        self.gpu = machine.gpu_name(name, multiprocessors, integrated=bool(integrated))
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
 
     def _call(self, name: str, *arguments: Any) -> Any:

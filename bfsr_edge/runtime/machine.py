@@ -12,13 +12,14 @@ import functools
 import os
 import platform
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # CUdevice_attribute, numbers as in cuda.h
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED = 75, 76, 18
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED, _MULTIPROCESSORS = 75, 76, 18, 16
 _SAME_ARCHITECTURE = {"amd64": "x86_64", "arm64": "aarch64"}
 _NVIDIA_PROC = Path("/proc/driver/nvidia/version")
 _TEGRA_RELEASE = Path("/etc/nv_tegra_release")
@@ -27,6 +28,10 @@ CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "av
                 "amx_bf16", "amx_fp16", "asimd", "asimddp", "i8mm", "bf16", "fphp", "asimdhp", "sve")  # fmt: skip
 """What decides about INT8, BF16 and FP16 on a CPU, as Linux names it; without VNNI (x86-64) or asimddp (aarch64) INT8
 saturates or gains nothing."""
+VNNI = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+"""Those that multiply 8-bit numbers into 32-bit sums. Without one, x86-64 adds pairs in 16 bits, which overflow:
+results are wrong, not merely slow."""
+COMMAND_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Gpu:
     index: int
     """What N is in "cuda:N"."""
     name: str
-    """Such as "NVIDIA GeForce RTX 4090" or "Orin"."""
+    """See ``gpu_name``."""
     sm: str
     """Compute capability, such as "8.9"."""
     memory: int
@@ -54,6 +59,14 @@ def system() -> str:
 def gpus() -> list[Gpu]:
     """Every NVIDIA GPU that CUDA sees; empty where there is no driver."""
     return list(_cuda()[1])
+
+
+def gpu_name(name: str, multiprocessors: int, *, integrated: bool) -> str:
+    """A GPU's name as CUDA gives it, such as "NVIDIA GeForce RTX 4090"; an integrated one's with its size.
+
+    All modules of Jetson Orin call themselves "Orin": with the size it is "Orin, 8 SMs".
+    """
+    return f"{name}, {multiprocessors} SMs" if integrated else name
 
 
 def cuda_version() -> str:
@@ -80,6 +93,21 @@ def tegra_release() -> str:
         return ""
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
     return f"{found[1]}.{found[2]}" if found else "unknown"
+
+
+def is_jetson() -> bool:
+    """Whether this is a Jetson; a container of one may hide its release, not that its GPU shares the memory."""
+    return bool(tegra_release()) or any(gpu.integrated for gpu in gpus())
+
+
+def power_mode() -> str:
+    """A Jetson's power mode with its number, such as "15W (0)"; empty where ``nvpmodel`` is missing or says nothing."""
+    try:
+        run = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"^NV Power Mode: *(.+?)\s*\n\s*(\d+)", run.stdout, re.MULTILINE)
+    return f"{found[1]} ({found[2]})" if found and run.returncode == 0 else ""
 
 
 def cpu_name() -> str:
@@ -142,10 +170,11 @@ def _ask(driver: Any) -> tuple[str, tuple[Gpu, ...]]:
         driver.cuDeviceGetName(name, len(name), device)
         driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
         values = []
-        for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED):
+        for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _INTEGRATED, _MULTIPROCESSORS):
             value = ctypes.c_int()
             driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
             values.append(value.value)
-        sm = f"{values[0]}.{values[1]}"
-        found.append(Gpu(index, name.value.decode("utf-8", "replace"), sm, memory.value, bool(values[2])))
+        sm, integrated = f"{values[0]}.{values[1]}", bool(values[2])
+        told = gpu_name(name.value.decode("utf-8", "replace"), values[3], integrated=integrated)
+        found.append(Gpu(index, told, sm, memory.value, integrated))
     return version, tuple(found)

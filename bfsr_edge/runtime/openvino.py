@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import threading
 from pathlib import Path
 from typing import Any
@@ -154,12 +155,33 @@ def cache_folder(engine: Path) -> Path | None:
 
 
 def _check_engine(model: Model, version: str) -> sidecar.Sidecar:
-    """The sidecar of an engine, checked before the engine is read."""
+    """The sidecar of an engine, checked before the engine is read.
+
+    Raises
+    ------
+    ModelError
+        It is another file's, or for another machine: an INT8 one for a CPU that would compute wrong pictures.
+    """
     described = sidecar.read(model.path)
     sidecar.check_plan(described, model)
     for remark in sidecar.check_machine(described, model.path, sidecar.Here(NAME, version, cuda="", driver="")):
         LOG.info("%s: %s", model.path.name, remark)
+    if described.precision == "int8" and not set(machine.VNNI) & set(machine.cpu_features()):
+        raise ModelError(
+            f"{model.path} is INT8, which would give wrong pictures on this CPU",
+            why=(f"it has none of {', '.join(machine.VNNI)} (or does not tell), so sums of 8-bit products saturate",),
+            fix=f"build it here in FP32: {_in_fp32(described.rebuild)}",
+        )
     return described
+
+
+def _in_fp32(rebuild: str) -> str:
+    """The command that builds an INT8 engine, for FP32: that takes no calibration."""
+    words = shlex.split(rebuild) or sidecar.REBUILD.split()
+    if "--calibration" in words:
+        at = words.index("--calibration")
+        del words[at : at + 2]
+    return shlex.join([*(word for word in words if word != "--int8"), "--fp32"])
 
 
 def _precision_of(described: sidecar.Sidecar, model: Model, asked: str) -> str:

@@ -71,8 +71,6 @@ class Sidecar:
     """CUDA version at build time."""
     driver: str = ""
     """Driver version at build time."""
-    version_compatible: bool = False
-    """Whether another version of the library may run it."""
     weakly_typed: bool = False
     """Whether the strongly typed build failed and precision was left to TensorRT (before version 11 only)."""
     calibration_sha256: str = ""
@@ -120,6 +118,7 @@ def read(engine: Path) -> Sidecar:
         content = json.loads(text)
         if content.pop("version") != VERSION:
             raise ValueError(f"its version is not {VERSION}")
+        content.pop("version_compatible", None)  # sidecars of older builds hold it, always false
         for key in ("tile", "batch", "sm"):
             content[key] = tuple(content[key])
         found = Sidecar(**content)
@@ -217,7 +216,7 @@ def differences(sidecar: Sidecar, here: Here) -> list[str]:
     if sidecar.flavour != here.flavour:
         found.append(f"it is a plan of {sidecar.flavour}, here is {here.flavour}")
     # an "openvino" plan is an ONNX file, which other versions read as well
-    elif sidecar.flavour != "openvino" and not _runs(sidecar, here):
+    elif sidecar.flavour != "openvino" and _numbers(sidecar.flavour_version) != _numbers(here.version):
         found.append(f"it was built with {sidecar.flavour} {sidecar.flavour_version}, here is {here.version}")
     if sidecar.system != here.system:
         found.append(f"it was built for {sidecar.system}, this is {here.system}")
@@ -261,17 +260,13 @@ def check_machine(sidecar: Sidecar, engine: Path, here: Here) -> list[str]:
 def executed(sidecar: Sidecar) -> str:
     """What a TensorRT plan's convolutions execute, in the words of ``EngineInfo.precision``.
 
-    Graphs are strongly typed, so it is what the graph says: in an "int8" one, what is not quantized is fp16.
+    Graphs are strongly typed, so it is what the graph says. Where the sidecar does not tell the shares, what is not
+    quantized in an "int8" one is taken for fp16.
     """
-    return "fp16+int8" if sidecar.precision == "int8" else sidecar.precision
-
-
-def _runs(sidecar: Sidecar, here: Here) -> bool:
-    """Whether this version of TensorRT runs the plan."""
-    built, now = _numbers(sidecar.flavour_version), _numbers(here.version)
-    if sidecar.version_compatible:  # within a major version, on the same or a newer release
-        return built[:1] == now[:1] and built <= now
-    return built == now
+    shares = sidecar.options.get("mac_shares")
+    told = shares.items() if isinstance(shares, dict) else ()
+    found = sorted(name for name, share in told if isinstance(share, (int, float)) and share > 0)
+    return "+".join(found) or ("fp16+int8" if sidecar.precision == "int8" else sidecar.precision)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

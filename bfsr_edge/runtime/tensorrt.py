@@ -70,23 +70,32 @@ class Plan:
 
 
 class Messages:
-    """What TensorRT logged: the errors are kept until somebody asks why a call failed."""
+    """What TensorRT logged: errors and warnings are kept until somebody asks why a call failed."""
 
     def __init__(self) -> None:
         self._errors: list[str] = []
+        self._warnings: list[str] = []
         self._lock = threading.Lock()
 
     def __call__(self, severity: str, text: str) -> None:
         """Take a message; called from any thread of TensorRT's."""
-        if severity == "error":
-            with self._lock:
+        with self._lock:
+            if severity == "error":
                 self._errors = [*self._errors[1 - MESSAGES_KEPT :], text.strip()]
+            elif severity == "warning":
+                self._warnings = [*self._warnings[1 - MESSAGES_KEPT :], text.strip()]
         LOG.log(logging.INFO if severity == "warning" else logging.DEBUG, "TensorRT: %s", text)
 
     def take(self) -> tuple[str, ...]:
         """The errors since the last call, oldest first."""
         with self._lock:
             told, self._errors = tuple(self._errors), []
+        return told
+
+    def take_any(self) -> tuple[str, ...]:
+        """The same; where there are no errors the warnings: some releases say so that CUDA does not start."""
+        with self._lock:
+            told, self._errors, self._warnings = tuple(self._errors or self._warnings), [], []
         return told
 
 
@@ -132,9 +141,11 @@ class Engine(base.Engine):
             self._streams.append(stream)
             self._frees.append(functools.partial(gpu.destroy_stream, stream))
         self._context = trt.create_context(plan.api, plan.engine, cuda_graph=graphs)
-        self._check(
-            self._context.set_optimization_profile_async(PROFILE, self._compute.handle), "choose the plan's profile"
-        )
+        try:
+            chosen = self._context.set_optimization_profile_async(PROFILE, self._compute.handle)
+        except RuntimeError:  # what the bindings make of False in this one call
+            chosen = False
+        self._check(chosen, "choose the plan's profile")
         gpu.synchronize(self._compute)
         # RTX captures by itself; pycuda cannot
         self._capturing = graphs and gpu.graphs and not trt.captures_by_itself(plan.api)
@@ -356,16 +367,16 @@ def _deserialise(api: trt.Api, model: Model, described: sidecar.Sidecar, message
 
     Raises
     ------
+    BackendError
+        TensorRT finds no CUDA that it can use.
     ModelError
         TensorRT does not take the plan, or the sidecar is of another one.
     """
     logger = trt.make_logger(api, messages)
-    runtime = api.module.Runtime(logger)
+    runtime = trt.make_runtime(api, logger, messages.take_any, dla_core=described.options.get("dla_core"))
     content = model.path.read_bytes()
-    refusal = trt.engine_invalidity(api, runtime, content) if runtime else ""
-    if described.version_compatible and runtime:
-        runtime.engine_host_code_allowed = True  # such a plan brings its own lean runtime along
-    engine = runtime.deserialize_cuda_engine(content) if runtime and not refusal else None
+    refusal = trt.engine_invalidity(api, runtime, content)
+    engine = None if refusal else runtime.deserialize_cuda_engine(content)
     if engine is None:
         why = messages.take()
         raise ModelError(

@@ -63,34 +63,19 @@ class Api:
         return self.flavour == "tensorrt-rtx"
 
 
-def load_api(flavour: str = "auto") -> Api:
-    """The bindings of a flavour.
-
-    Parameters
-    ----------
-    flavour
-        "tensorrt", "tensorrt-rtx", or "auto": TensorRT where it is installed and finds a GPU, else TensorRT-RTX.
+def load_api(flavour: str) -> Api:
+    """The bindings of a flavour, "tensorrt" or "tensorrt-rtx".
 
     Raises
     ------
     BackendError
-        Nothing of that flavour can be used here; says why and what to install.
+        It cannot be used here; says why and what to install.
     """
-    wanted = list(FLAVOURS) if flavour == "auto" else [flavour]
-    failed = {}
-    for name in wanted:
-        try:
-            api = _import(name)
-            if flavour == "auto" and name == "tensorrt":
-                _probe(api)
-            return api
-        except Exception as error:  # a missing package, a stub without libraries, a missing driver: all differ
-            failed[name] = f"{name}: {_first_line(error)}"
-    raise BackendError(
-        f"{' and '.join(wanted)} cannot be used here",
-        why=tuple(failed.values()),
-        fix="; or ".join(INSTALL[name] for name in wanted),
-    )
+    try:
+        return _import(flavour)
+    except Exception as error:  # a missing package, a stub without libraries, a missing driver: all differ
+        why = f"{flavour}: {_first_line(error)}"
+        raise BackendError(f"{flavour} cannot be used here", why=(why,), fix=INSTALL[flavour]) from error
 
 
 def importable() -> dict[str, str]:
@@ -122,13 +107,6 @@ def _import(flavour: str) -> Api:
     if numbers < OLDEST[flavour]:
         raise ImportError(f"version {text} is older than {'.'.join(map(str, OLDEST[flavour]))}")
     return Api(module, flavour, matched[0], numbers)
-
-
-def _probe(api: Api) -> None:
-    """Plain TensorRT imports without a GPU and then cannot make anything."""
-    trt = api.module
-    if not trt.Runtime(trt.Logger(trt.Logger.ERROR)):
-        raise BackendError("it found no GPU")
 
 
 def _first_line(error: BaseException) -> str:
@@ -200,6 +178,51 @@ def parser_errors(parser: Any) -> list[str]:
         place = f"node {name} ({kind})" if name else f"node {parser_error.node()}"
         lines.append(f"{place}: {parser_error.desc()}")
     return lines
+
+
+# ---- what plain TensorRT cannot make without CUDA
+
+
+def make_runtime(api: Api, logger: Any, told: Callable[[], Sequence[str]], *, dla_core: Any = None) -> Any:
+    """What loads plans.
+
+    Parameters
+    ----------
+    told
+        Gives what the logger was told so far.
+    dla_core
+        The DLA that the plans were built for; anything but a number: none.
+
+    Raises
+    ------
+    BackendError
+        TensorRT makes none, in its own words.
+    """
+    runtime = _made(api, "runtime", lambda: api.module.Runtime(logger), told)
+    if isinstance(dla_core, int):
+        runtime.DLA_core = dla_core
+    return runtime
+
+
+def make_builder(api: Api, logger: Any, told: Callable[[], Sequence[str]]) -> Any:
+    """What builds plans; parameters and errors as for ``make_runtime``."""
+    return _made(api, "builder", lambda: api.module.Builder(logger), told)
+
+
+def _made(api: Api, what: str, make: Callable[[], Any], told: Callable[[], Sequence[str]]) -> Any:
+    problem: Exception | None = None
+    made = None
+    try:
+        made = make()
+    except Exception as error:  # pybind11 makes a TypeError of the library's null, without its reason
+        problem = error
+    if made is None:
+        raise BackendError(
+            f"{api.flavour} {api.version} cannot make a {what}",
+            why=tuple(told()) or ("it finds no GPU that CUDA can use",),
+            fix="bfsr-edge doctor",
+        ) from problem
+    return made
 
 
 # ---- building

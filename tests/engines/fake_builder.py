@@ -19,9 +19,13 @@ class Script:
 
     plans: list[bytes | None] = field(default_factory=lambda: [b"plan"])
     """What each build gives, in turn."""
+    cuda: bool = True
+    """Whether CUDA starts; without it the bindings make no builder."""
     parses: bool = True
     profile: bool = True
     """Whether a profile counts as complete."""
+    shapes: bool = True
+    """Whether a profile takes its shapes."""
     dla_cores: int = 0
     messages: list[tuple[int, str]] = field(default_factory=list)
     """Severity and text, logged while building."""
@@ -61,6 +65,8 @@ def fake_api(release: str, script: Script) -> Api:
     class IOptimizationProfile(Offered):
         def set_shape(self, *shapes: Any) -> None:
             self._shapes = shapes
+            if not script.shapes:
+                raise RuntimeError("Shape provided for max is inconsistent with other shapes.")
 
         def __bool__(self) -> bool:
             return script.profile
@@ -138,6 +144,9 @@ def fake_api(release: str, script: Script) -> Api:
     class Builder(Offered):
         def __init__(self, logger: Any) -> None:
             self._logger = logger
+            if not script.cuda:
+                logger.log(ILogger.WARNING, "CUDA initialization failure with error: 35")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
             self.num_DLA_cores = script.dla_cores
 
         def create_network(self, flags: int) -> Any:

@@ -78,8 +78,11 @@ def machine(
     tensorrt: str = "not here",
     rtx: str = "not here",
     cpu: tuple[str, ...] = ("avx2", "avx512_vnni"),
+    container: bool = False,
+    power_mode: str = "",
 ) -> Here:
-    """A machine."""
-    gpus = (Gpu(0, gpu, sm, 8 * 2**30, bool(board)),) if gpu else ()
-    system = "linux-aarch64" if board else "linux-x86_64"
-    return Here(system, board, gpus, {"tensorrt": tensorrt, "tensorrt-rtx": rtx}, cpu)
+    """A machine; ``container``: one in a Jetson, which hides the board."""
+    jetson = bool(board) or container
+    gpus = (Gpu(0, gpu, sm, 8 * 2**30, jetson),) if gpu else ()
+    system = "linux-aarch64" if jetson else "linux-x86_64"
+    return Here(system, board, gpus, {"tensorrt": tensorrt, "tensorrt-rtx": rtx}, cpu, power_mode)

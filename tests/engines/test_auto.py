@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,16 @@ def tiny(tmp_path: Path) -> Request:
     path = helpers.network(tmp_path / "tiny.onnx")
     helpers.calibration(path)
     return Request(resolve(path), load_profile("cpu"), out=tmp_path / "out", tile=(32, 32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"dla_core": 0}, "--dla-core takes none"), ({"frontend": "torch-tensorrt"}, "--frontend takes none")],
+)
+def test_int8_has_to_be_possible(tiny: Request, changes: dict[str, Any], told: str) -> None:
+    """Said at once, not behind the first of two builds."""
+    with pytest.raises(UsageError, match=told):
+        build_auto(dataclasses.replace(tiny, **changes), helpers.machine(), budget=0.03)
 
 
 @pytest.mark.parametrize(("times", "winner"), [((0.3, 0.1), "int8"), ((0.1, 0.1), "fp32")])

@@ -19,6 +19,7 @@ import pytest
 
 from bfsr_edge.engines import build as building
 from bfsr_edge.engines import builder, files, openvino
+from bfsr_edge.engines.auto import build_auto
 from bfsr_edge.engines.build import Request, build
 from bfsr_edge.engines.builder import Built
 from bfsr_edge.engines.profile import load_profile
@@ -35,9 +36,10 @@ NANO = helpers.machine(
 
 
 @pytest.fixture
-def here() -> Here:
+def here(monkeypatch: pytest.MonkeyPatch) -> Here:
     """This machine, as if its CPU had VNNI: tiny networks do not saturate without it either."""
-    return dataclasses.replace(look(), cpu_features=("avx2", "avx512_vnni"))
+    monkeypatch.setattr(machine, "cpu_features", lambda: ("avx2", "avx512_vnni"))
+    return look()
 
 
 @pytest.fixture
@@ -239,7 +241,7 @@ def test_what_a_jetson_build_is_told(request_for: Any, tmp_path: Path, monkeypat
     assert made is not None
     assert api == "tensorrt"
     assert (order.workspace_mib, order.tactic_dram_mib, order.optimization_level) == (512, 1024, 2)
-    assert (order.tile, order.batch, order.quantized) == ((128, 128), (1, 2, 4), True)
+    assert (order.tile, order.batch, order.quantized) == ((128, 128), (1, 2, 2), True)
     assert order.timing_cache == tmp_path / "cache" / "timing" / "tensorrt-10.3.0-sm8.7.cache"
     assert (made.sm, made.gpu, made.cuda, made.driver) == (("8.7",), "Orin", "12.6", "540.4.0")
     assert (made.flavour, made.flavour_version, made.system) == ("tensorrt", "10.3.0", "linux-aarch64")
@@ -253,12 +255,35 @@ def test_what_a_jetson_build_is_told(request_for: Any, tmp_path: Path, monkeypat
     assert not build(request_for("jetson-orin-nano", precision="int8", tile=None, optimization_level=4), NANO).reused
 
 
+def test_another_module_or_power_mode_is_another_build(
+    request_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT chooses kernels by their time, which depends on both."""
+    monkeypatch.setenv("BFSR_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(trt, "load_api", lambda flavour: flavour)
+    orders: list[Any] = []
+
+    def stand_in(api: Any, order: Any, progress: Any) -> Built:
+        orders.append(order)
+        return Built(b"plan", False, {}, ())
+
+    monkeypatch.setattr(builder, "build", stand_in)
+    (gpu,) = NANO.gpus
+    larger = dataclasses.replace(NANO, gpus=(dataclasses.replace(gpu, name="Orin, 16 SMs"),))
+    for here in (NANO, larger, dataclasses.replace(NANO, power_mode="15W (0)")):
+        assert not build(request_for("jetson-orin-nano"), here).reused
+        assert build(request_for("jetson-orin-nano"), here).reused
+    names = [order.timing_cache.name for order in orders]
+    assert names == ["tensorrt-10.3.0-sm8.7.cache", "tensorrt-10.3.0-sm8.7.cache", "tensorrt-10.3.0-sm8.7-15W-0.cache"]
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "complaint"),
     [
         ("jetson-orin-nano", {"dla_core": 0}, "has no DLA cores"),
         ("jetson-agx-orin", {"dla_core": 2, "precision": "fp16"}, "has 2 DLA cores"),
-        ("jetson-agx-orin", {"dla_core": 0}, "FP16 and INT8 only"),
+        ("jetson-agx-orin", {"dla_core": 0}, "has no FP32"),
+        ("jetson-agx-orin", {"dla_core": 0, "precision": "int8", "batch": (1, 1, 1)}, "without Q/DQ nodes only"),
         ("jetson-agx-orin", {"dla_core": 0, "precision": "fp16"}, "add --batch 1,1,1"),
         ("cpu", {"calibration": Path("x.json")}, "--calibration belongs to --int8"),
         ("cpu", {"frontend": "torch-tensorrt"}, "the target runs openvino"),
@@ -270,6 +295,23 @@ def test_what_a_jetson_build_is_told(request_for: Any, tmp_path: Path, monkeypat
 def test_contradictions(request_for: Any, here: Here, name: str, changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         build(request_for(name, **changes), here)
+
+
+@pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        (helpers.machine(tensorrt="10.3.0"), "found is none"),
+        (helpers.machine(gpu="Quadro P400", sm="6.1", tensorrt="10.3.0"), "P400"),
+        (helpers.machine(), "tensorrt is not installed here"),
+    ],
+)
+def test_torch_tensorrt_needs_the_target(request_for: Any, tmp_path: Path, machine: Here, reason: str) -> None:
+    """It builds for the GPU that it finds, and a bundle would hold an ONNX file."""
+    request = request_for("datacenter", frontend="torch-tensorrt", checkpoint=tmp_path / "mine.safetensors")
+    with pytest.raises(BackendError, match="--frontend torch-tensorrt cannot build for datacenter here") as raised:
+        build(request, machine)
+    assert reason in raised.value.why[0]
+    assert not (tmp_path / "out").exists()
 
 
 # ---- bundles
@@ -292,6 +334,7 @@ def test_bundle(request_for: Any, tmp_path: Path, name: str, precision: str) -> 
     )
     text = (folder / "README.txt").read_text("utf-8")
     assert f"bfsr-edge build-engine --model tiny.onnx --{precision} --target {name}" in text
+    assert f"--model engines/tiny-{name}-{precision}.engine --device cuda:0" in text
     assert list((tmp_path / "out").iterdir()) == [folder]
 
 
@@ -305,6 +348,34 @@ def test_what_is_in_a_bundle_builds(request_for: Any, here: Here, tmp_path: Path
     request = Request(resolve(moved / "tiny.onnx"), load_profile("cpu"), precision="int8", out=moved, tile=(32, 32))
     done = build(request, here)
     assert done.shares["int8"] > 0.2
+
+
+def test_a_bundle_names_the_engine_that_will_be(
+    request_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Different engines are different bundles, and the device builds what the text names."""
+    monkeypatch.setenv("BFSR_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(trt, "load_api", lambda flavour: flavour)
+    monkeypatch.setattr(builder, "build", lambda *_: Built(b"plan", False, {}, ()))
+    changes: list[dict[str, Any]] = [{}, {"tile": None}, {"tile": (32, 48)}, {"uint8_io": True}]
+    folders = []
+    for change in changes:
+        request = request_for("jetson-orin-nano", precision="fp16", **change)
+        folder = build(request, helpers.machine()).path
+        engine = build(request, NANO).path
+        assert folder.stem == engine.stem
+        assert f"--model engines/{engine.name} --device cuda:0" in (folder / "README.txt").read_text("utf-8")
+        folders.append(folder)
+    assert len(set(folders)) == len(changes)
+
+
+def test_a_bundle_for_auto_leaves_the_engine_to_restore(request_for: Any) -> None:
+    """Which one stays shows on the device."""
+    request = request_for("jetson-orin-nano", precision="")
+    folder = build_auto(request, helpers.machine(), budget=0.03).path
+    text = (folder / "README.txt").read_text("utf-8")
+    assert "bfsr-edge restore PHOTOS --model tiny.onnx --device cuda:0" in text
+    assert "the calibration is here" in text
 
 
 def test_a_profile_of_ones_own_travels_along(request_for: Any, tmp_path: Path) -> None:

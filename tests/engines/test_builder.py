@@ -76,8 +76,19 @@ def test_every_parser_error_is_told_with_its_node(release: str) -> None:
 
 
 def test_an_incomplete_profile_is_an_error() -> None:
-    with pytest.raises(BackendError, match="refuses batches of 1 to 4 with tiles of 32×32"):
-        builder.build(fake_api("10.3.0", Script(profile=False)), ORDER)
+    for script in (Script(profile=False), Script(shapes=False)):
+        with pytest.raises(BackendError, match="refuses batches of 1 to 4 with tiles of 32×32") as raised:
+            builder.build(fake_api("10.3.0", script), ORDER)
+        assert raised.value.why[-1] == "the graph's input is (-1, 3, 32, 32)"
+    assert "inconsistent" in raised.value.why[0]
+
+
+@pytest.mark.parametrize("release", [*PLAIN, "rtx-1.7.1"])
+def test_no_usable_cuda(release: str) -> None:
+    """TensorRT's own line is told, which it logs as a warning."""
+    with pytest.raises(BackendError, match="cannot make a builder") as raised:
+        builder.build(fake_api(release, Script(cuda=False)), ORDER)
+    assert raised.value.why == ("CUDA initialization failure with error: 35",)
 
 
 def test_a_damaged_timing_cache_is_begun_anew(tmp_path: Path) -> None:

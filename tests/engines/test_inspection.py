@@ -22,6 +22,8 @@ from bfsr_edge.runtime import machine, sidecar, trt
 from bfsr_edge.runtime.sidecar import Sidecar
 from bfsr_edge.weights import resolve
 from tests.engines import helpers
+from tests.runtime import fake_trt
+from tests.runtime.fake_cuda import FakeDevice
 
 
 def tensor(name: str, sides: list[int], kind: str) -> dict[str, Any]:
@@ -190,6 +192,23 @@ def test_a_plan_that_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(inspection, "_ask_inspector", fail)
     assert "tensorrt cannot be used here" in inspect(resolve(plan)).unknown[1]
+
+
+def test_no_usable_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the sidecar says is shown all the same, and TensorRT's own line."""
+    plan = tmp_path / "it.engine"
+    plan.write_bytes(b"plan")
+    described = Sidecar(
+        "tiny", "tensorrt", "10.3.0", "int8", hashlib.sha256(b"plan").hexdigest(), "0" * 64, (32, 32), (1, 2, 2), 4, 8,
+        3, machine.system(), "datacenter", "bfsr-edge build-engine", sm=("8.9",),
+    )  # fmt: skip
+    sidecar.write(plan, described)
+    module = fake_trt.fake_tensorrt("10.3.0", FakeDevice(), fake_trt.Mischief(no_cuda=True))
+    monkeypatch.setattr(trt, "load_api", lambda flavour: trt.Api(module, flavour, "10.3.0", (10, 3, 0)))
+    monkeypatch.setattr(machine, "gpus", lambda: [machine.Gpu(0, "Fake GPU", "8.9", 1 << 34, False)])
+    report = inspect(resolve(plan))
+    assert dict(report.facts)["GPUs"] == "SM 8.9"
+    assert "cannot make a runtime; CUDA initialization failure with error: 35" in report.unknown[1]
 
 
 def test_a_tampered_plan_is_refused(tiny: Path) -> None:

@@ -8,6 +8,7 @@ from bfsr_edge.engines import target
 from bfsr_edge.engines.profile import load_profile
 from bfsr_edge.engines.target import Here
 from bfsr_edge.errors import UsageError
+from bfsr_edge.runtime.machine import VNNI
 from tests.engines.helpers import machine
 
 NANO = "NVIDIA Jetson Orin Nano Developer Kit"
@@ -28,6 +29,8 @@ NANO = "NVIDIA Jetson Orin Nano Developer Kit"
         (machine(gpu="NVIDIA H100", sm="9.0", rtx="1.7.1"), "cpu", "not tensorrt"),
         (machine(gpu="NVIDIA GeForce RTX 5090", sm="12.0"), "cpu", "not tensorrt and tensorrt-rtx"),
         (machine(gpu="Quadro P400", sm="6.1", tensorrt="11.4.0"), "cpu", "no profile knows"),
+        (machine(gpu="Orin, 16 SMs", sm="8.7", container=True), "jetson-orin-nano", "board is hidden"),
+        (machine(gpu="NVIDIA Thor", sm="11.0", container=True, tensorrt="10.16.2"), "jetson-thor", "board is hidden"),
     ],
 )
 def test_choose(here: Here, name: str, reason: str) -> None:
@@ -43,7 +46,9 @@ def test_choose(here: Here, name: str, reason: str) -> None:
         ("rtx-40", machine(rtx="1.7.1"), ""),
         ("rtx-40", machine(), "tensorrt-rtx is not installed here"),
         ("jetson-orin-nano", machine(), "tensorrt is not installed here"),
-        ("jetson-orin-nano", machine(gpu="NVIDIA H100", sm="9.0", tensorrt="10.3.0"), "no Jetson"),
+        ("jetson-orin-nano", machine(gpu="NVIDIA H100", sm="9.0", tensorrt="10.3.0"), "found is NVIDIA H100"),
+        ("jetson-orin-nx", machine(gpu="Orin", sm="8.7", container=True, tensorrt="10.3.0"), ""),
+        ("jetson-thor", machine(gpu="Orin", sm="8.7", container=True, tensorrt="10.3.0"), "found is Orin"),
         ("jetson-orin-nano", machine(gpu="Orin", sm="8.7", board=NANO, tensorrt="10.3.0"), ""),
         ("jetson-agx-orin", machine(gpu="Orin", sm="8.7", board=NANO, tensorrt="10.3.0"), "Orin Nano"),
         ("datacenter", machine(tensorrt="11.4.0"), "found is none"),
@@ -59,7 +64,7 @@ def test_obstacle(name: str, here: Here, obstacle: str) -> None:
 
 def test_int8_needs_vnni() -> None:
     cpu = load_profile("cpu")
-    for feature in target.VNNI:
+    for feature in VNNI:
         assert target.default_precision(cpu, machine(cpu=("avx2", feature)))[0] == "int8"
     old = machine(cpu=("avx2", "avx512f"))
     precision, why = target.default_precision(cpu, old)

@@ -80,6 +80,7 @@ class FakeDevice:
     def __init__(self, gpus: int = 2, sm: tuple[int, int] = (8, 9), memory: int = 1 << 30) -> None:
         self.gpus, self.sm, self.memory = gpus, sm, memory
         self.names = [f"Fake GPU {index}" for index in range(gpus)]
+        self.integrated, self.multiprocessors = False, 8
         self.used = 0
         self.device_memory: dict[int, NDArray[np.uint8]] = {}
         self.pinned_memory: dict[int, NDArray[np.uint8]] = {}
@@ -349,9 +350,12 @@ def cuda_bindings(device: FakeDevice) -> Any:
         device.retained -= 1
 
     def attribute(which: Any, _device: Any) -> int:
-        return (
-            device.sm[0] if which is CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR else device.sm[1]
-        )
+        return {
+            CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: device.sm[0],
+            CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: device.sm[1],
+            CUdevice_attribute.CU_DEVICE_ATTRIBUTE_INTEGRATED: int(device.integrated),
+            CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: device.multiprocessors,
+        }[which]
 
     def get_device(index: int) -> int:
         if index >= device.gpus:
@@ -409,6 +413,8 @@ def cuda_bindings(device: FakeDevice) -> Any:
 class CUdevice_attribute(enum.IntEnum):
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
+    CU_DEVICE_ATTRIBUTE_INTEGRATED = 18
+    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16
 
 
 class CUstream_flags(enum.IntEnum):
@@ -455,6 +461,9 @@ def pycuda(fake: FakeDevice) -> Any:
             assert not fake.stack(), "the context is still current"
             fake.retained -= 1
 
+    class device_attribute(enum.Enum):
+        INTEGRATED, MULTIPROCESSOR_COUNT = 18, 16
+
     class Device:
         @guarded
         def __init__(self, index: int) -> None:
@@ -469,6 +478,10 @@ def pycuda(fake: FakeDevice) -> Any:
 
         def compute_capability(self) -> tuple[int, int]:
             return fake.sm
+
+        def get_attribute(self, which: device_attribute) -> int:
+            values = {device_attribute.INTEGRATED: int(fake.integrated)}
+            return values.get(which, fake.multiprocessors)
 
         @guarded
         def retain_primary_context(self) -> Context:
@@ -564,6 +577,7 @@ def pycuda(fake: FakeDevice) -> Any:
         Error=Error,
         Context=Context,
         Device=Device,
+        device_attribute=device_attribute,
         Stream=Stream,
         Event=Event,
         init=guarded(lambda: fake.call("init")),

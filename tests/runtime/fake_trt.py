@@ -44,6 +44,8 @@ class Mischief:
     """An exception between a capture's begin and end."""
     nan: bool = False
     """NaN in the output."""
+    no_cuda: bool = False
+    """CUDA does not start: TensorRT logs that and gives null, of which the bindings make a TypeError."""
     invalid: bool = False
     """RTX: get_engine_validity says no."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -125,12 +127,15 @@ def fake_tensorrt(release: str, device: FakeDevice, mischief: Mischief | None = 
         DISABLED, WHOLE_GRAPH_CAPTURE = 0, 1
 
     class Runtime(Offered):
-        engine_host_code_allowed = False
+        DLA_core = -1
         engine_header_size = 64
 
         def __init__(self, logger: Any) -> None:
             assert getattr(logger, "_made", False), "ILogger.__init__ was not called"
             object.__setattr__(self, "_logger", logger)
+            if wrong.no_cuda:
+                logger.log(ILogger.WARNING, "CUDA initialization failure with error: 35")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
 
         def deserialize_cuda_engine(self, content: bytes) -> Any:
             device.need_context()
@@ -138,10 +143,13 @@ def fake_tensorrt(release: str, device: FakeDevice, mischief: Mischief | None = 
                 described = json.loads(content)
             except ValueError:
                 described = {"release": "an unknown version"}
-            if described["release"] != release and not self.engine_host_code_allowed:
+            if described["release"] != release:
                 self._logger.log(
                     ILogger.ERROR, f"serialization: version tag does not match, plan is of {described['release']}"
                 )
+                return None
+            if described.get("dla_core", self.DLA_core) != self.DLA_core:
+                self._logger.log(ILogger.ERROR, f"the plan is for DLA core {described['dla_core']}")
                 return None
             return wrong.answer("deserialize_cuda_engine", ICudaEngine(self, described))
 
@@ -188,7 +196,9 @@ def fake_tensorrt(release: str, device: FakeDevice, mischief: Mischief | None = 
         def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
             device.put(stream, lambda: None)
             self._state["profile"] = profile
-            return bool(wrong.answer("set_optimization_profile_async", True))
+            if not wrong.answer("set_optimization_profile_async", True):
+                raise RuntimeError("Error in set optimization profile async.")
+            return True
 
         def set_input_shape(self, tensor: str, shape: Sequence[int]) -> bool:
             plan = self._engine._plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,10 +209,26 @@ class TestOpenvinoEngines:
         with pytest.raises(ModelError, match="cannot run on this machine"):
             load(engine)
 
-    def test_quantized_and_threads(self, write: Write, tmp_path: Path, noise: Noise) -> None:
+    @pytest.mark.parametrize("features", [("avx2", "avx512f"), ()])
+    def test_int8_on_a_cpu_that_computes_it_wrongly(
+        self, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...]
+    ) -> None:
+        path = tmp_path / "tiny.engine"
+        write(quantized=True).rename(path)
+        command = "bfsr-edge build-engine --model tiny.onnx --int8 --target cpu --calibration 'a b.json' --tile 16x24"
+        self.describe(path, precision="int8", rebuild=command)
+        monkeypatch.setattr(machine, "cpu_features", lambda: features)
+        with pytest.raises(ModelError, match="would give wrong pictures on this CPU") as caught:
+            load(path)
+        assert caught.value.fix.endswith("build-engine --model tiny.onnx --target cpu --tile 16x24 --fp32")
+
+    def test_quantized_and_threads(
+        self, write: Write, tmp_path: Path, noise: Noise, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         path = tmp_path / "tiny.engine"
         write(quantized=True).rename(path)
         self.describe(path, precision="int8")
+        monkeypatch.setattr(machine, "cpu_features", lambda: ("avx512_vnni",))
         for precision in ("auto", "fp32"):
             loaded = load(path, precision=precision, threads=1)
             assert "int8" in loaded.info.precision
@@ -293,6 +310,28 @@ class TestMachine:
         assert machine.cpu_features() == ("avx2", "avx512_vnni")
         path.write_text("processor : 0\nFeatures\t: fp asimd asimddp\n")
         assert machine.cpu_features() == ("asimd", "asimddp")
+
+    def test_gpus_of_a_driver(self) -> None:
+        """What the driver is asked, on a Jetson and beside a card."""
+        attributes = [{75: 8, 76: 7, 18: 1, 16: 8}, {75: 8, 76: 9, 18: 0, 16: 128}]
+
+        def put(place: Any, value: int) -> int:
+            place._obj.value = value
+            return 0
+
+        driver = types.SimpleNamespace(
+            cuDriverGetVersion=lambda number: put(number, 12060),
+            cuInit=lambda flags: 0,
+            cuDeviceGetCount=lambda number: put(number, 2),
+            cuDeviceGet=put,
+            cuDeviceGetName=lambda name, length, device: setattr(name, "value", (b"Orin", b"RTX 4090")[device.value]),
+            cuDeviceTotalMem_v2=lambda memory, device: put(memory, 8 << 30),
+            cuDeviceGetAttribute=lambda value, which, device: put(value, attributes[device.value][which]),
+        )
+        version, (orin, card) = machine._ask(driver)
+        assert version == "12.6"
+        assert orin == machine.Gpu(0, "Orin, 8 SMs", "8.7", 8 << 30, True)
+        assert (card.name, card.sm, card.integrated) == ("RTX 4090", "8.9", False)
 
     def test_gpus_of_this_machine(self) -> None:
         """Whatever this machine has, asking is safe."""

@@ -211,6 +211,32 @@ def test_second_gpu_and_none(device: fake_cuda.FakeDevice, name: str, monkeypatc
     assert "cuda:0 to cuda:1" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["cuda-python", "pycuda"])
+def test_integrated_gpus_say_their_size(
+    device: fake_cuda.FakeDevice, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All modules of Jetson Orin have one name and one SM."""
+    drivers = {"cuda-python": fake_cuda.cuda_bindings(device), "pycuda": fake_cuda.pycuda(device)}
+    monkeypatch.setattr(cuda, "require", lambda *_: drivers[name])
+    device.names[0], device.integrated, device.multiprocessors = "Orin", True, 16
+    assert cuda.open_device(0, name).gpu == "Orin, 16 SMs"
+    device.integrated = False
+    assert cuda.open_device(0, name).gpu == "Orin"
+
+
+@pytest.mark.parametrize(
+    ("version", "fix"), [("12.6", "pip install 'cuda-python==12.6.*'"), ("", "cuda-python of JetPack's CUDA")]
+)
+def test_a_jetson_gets_no_extra(monkeypatch: pytest.MonkeyPatch, version: str, fix: str) -> None:
+    """An extra brings opencv-python, which would come before JetPack's."""
+    monkeypatch.setattr(machine, "tegra_release", lambda: "36.4.3")
+    monkeypatch.setattr(machine, "cuda_version", lambda: version)
+    assert cuda.install().startswith(fix)
+    monkeypatch.setattr(machine, "tegra_release", str)
+    monkeypatch.setattr(machine, "gpus", list)
+    assert cuda.install() == cuda.INSTALL
+
+
 class TestChoosing:
     def test_argument_and_environment(self, device: fake_cuda.FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[str] = []

@@ -57,6 +57,14 @@ def test_damaged(plan: Path, spoil: Any) -> None:
         sidecar.read(plan)
 
 
+def test_a_field_of_older_builds(plan: Path) -> None:
+    wanted = made(plan)
+    sidecar.write(plan, wanted)
+    path = sidecar.path_of(plan)
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "version_compatible": False}), "utf-8")
+    assert sidecar.read(plan) == wanted
+
+
 def test_missing(plan: Path) -> None:
     with pytest.raises(ModelError, match=r"has no sidecar edge\.engine\.json"):
         sidecar.read(plan)
@@ -105,23 +113,6 @@ class TestMachine:
         assert len(caught.value.why) == 3
         assert str(caught.value).count(REBUILD) == 1
 
-    @pytest.mark.parametrize(
-        ("built", "now", "runs"),
-        [
-            ("10.3.0", "10.3.0", True),
-            ("10.3.0", "10.16.1", True),
-            ("10.16.1", "10.3.0", False),
-            ("10.16.1", "11.4.0", False),
-            ("10.9.0", "10.13.2", True),  # by number, not by letter
-        ],
-    )
-    def test_version_compatible(self, plan: Path, built: str, now: str, runs: bool) -> None:
-        here = dataclasses.replace(HERE, version=now)
-        compatible = made(plan, flavour_version=built, version_compatible=True)
-        assert (sidecar.differences(compatible, here) == []) == runs
-        exact = made(plan, flavour_version=built)
-        assert (sidecar.differences(exact, here) == []) == (built == now)
-
     def test_one_of_several_gpus(self, plan: Path) -> None:
         assert sidecar.differences(made(plan, sm=("8.6", "8.9", "12.0")), HERE) == []
 
@@ -157,6 +148,21 @@ def test_executed(plan: Path) -> None:
         "fp16",
         "fp32",
     ]
+
+
+@pytest.mark.parametrize(
+    ("shares", "precision", "told"),
+    [
+        ({"int8": 0.9, "fp16": 0.1, "fp32": 0.0}, "int8", "fp16+int8"),
+        ({"int8": 0.9, "fp16": 0.0, "fp32": 0.1}, "int8", "fp32+int8"),
+        ({"int8": 0.0, "fp16": 1.0, "fp32": 0.0}, "fp16", "fp16"),
+        ({}, "int8", "fp16+int8"),
+        ({"int8": "most"}, "int8", "fp16+int8"),
+        ("nonsense", "fp32", "fp32"),
+    ],
+)
+def test_executed_by_shares(plan: Path, shares: Any, precision: str, told: str) -> None:
+    assert sidecar.executed(made(plan, precision=precision, options={"mac_shares": shares})) == told
 
 
 def test_model_is_what_resolve_gives(plan: Path) -> None:

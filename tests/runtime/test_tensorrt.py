@@ -271,11 +271,30 @@ class TestLoading:
         assert "plan is of 10.7.0" in caught.value.why[0]
         assert caught.value.fix.endswith("bfsr-edge build-engine --model tiny.onnx --int8")
 
-    def test_version_compatible_plans(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: Noise) -> None:
-        Bench(monkeypatch, "10.13.2")
-        path = write_engine(tmp_path / "tiny.engine", "10.3.0", version_compatible=True)
+    @pytest.mark.parametrize("release", RELEASES)
+    def test_no_usable_cuda(self, release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """TensorRT's own line is told, which it logs as a warning."""
+        bench = Bench(monkeypatch, release)
+        bench.mischief.no_cuda = True
+        with pytest.raises(BackendError, match="cannot make a runtime") as caught:
+            load(write_engine(tmp_path / "tiny.engine", release))
+        assert caught.value.why == ("CUDA initialization failure with error: 35",)
+        assert bench.device.left() == {}
+
+    def test_a_plan_for_a_dla(self, tmp_path: Path, bench: Bench, noise: Noise) -> None:
+        """It is loaded for the core that it was built for."""
+        path = write_engine(tmp_path / "tiny.engine", bench.release, plan={"dla_core": 1}, options={"dla_core": 1})
         batch = noise(2, 3, 32, 32)
         np.testing.assert_array_equal(load(path).run(batch), nearest(batch))
+        with_fields(path, options={})
+        with pytest.raises(ModelError, match="cannot load") as caught:
+            load(path)
+        assert "DLA core 1" in caught.value.why[0]
+
+    def test_precision_is_what_the_graph_holds(self, tmp_path: Path, bench: Bench) -> None:
+        shares = {"int8": 0.9, "fp16": 0.0, "fp32": 0.1}
+        path = write_engine(tmp_path / "tiny.engine", bench.release, options={"mac_shares": shares})
+        assert load(path).info.precision == "fp32+int8"
 
     def test_rtx_says_no_before_loading(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         bench = Bench(monkeypatch, "rtx-1.7.1")

@@ -224,6 +224,22 @@ def test_validity_is_asked_where_it_can_be() -> None:
     assert trt.engine_invalidity(api, runtime((2, 0)), b"plan and more")
 
 
+@pytest.mark.parametrize(("what", "make"), [("runtime", trt.make_runtime), ("builder", trt.make_builder)])
+@pytest.mark.parametrize("told", [("CUDA initialization failure with error: 35",), ()])
+def test_what_the_library_does_not_make(what: str, make: Any, told: tuple[str, ...]) -> None:
+    """The bindings raise where the library gives null; the reason is in the log."""
+
+    def raises(logger: Any) -> Any:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    for factory in (raises, lambda logger: None):
+        module = types.SimpleNamespace(Runtime=factory, Builder=factory)
+        api = trt.Api(module, "tensorrt", "10.3.0", (10, 3, 0))
+        with pytest.raises(BackendError, match=rf"tensorrt 10\.3\.0 cannot make a {what}") as raised:
+            make(api, None, lambda: told)
+        assert raised.value.why == (told or ("it finds no GPU that CUDA can use",))
+
+
 def test_no_context_is_an_error() -> None:
     with pytest.raises(BackendError, match="execution context"):
         trt.create_context(api_of("10.3.0"), types.SimpleNamespace(create_execution_context=lambda: None))
@@ -239,9 +255,8 @@ def test_rtx_is_told_to_capture() -> None:
 # ---- which bindings are here
 
 
-def install(monkeypatch: pytest.MonkeyPatch, name: str, version: str | None, **attributes: Any) -> None:
+def install(monkeypatch: pytest.MonkeyPatch, name: str, version: str | None) -> None:
     module = types.ModuleType(name)
-    vars(module).update(attributes)
     if version is not None:
         vars(module)["__version__"] = version
     monkeypatch.setitem(sys.modules, name, module)
@@ -273,29 +288,15 @@ def test_another_module_under_the_name_is_not_tensorrt(monkeypatch: pytest.Monke
     install(monkeypatch, "tensorrt_rtx", "1.7.1")
     monkeypatch.setitem(sys.modules, "tensorrt", sys.modules["tensorrt_rtx"])
     assert "another name" in trt.importable()["tensorrt"]
-    assert trt.load_api("auto").is_rtx
-
-
-def test_auto_takes_tensorrt_only_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, "tensorrt_rtx", "1.7.1")
-
-    class Logger:
-        ERROR = 1
-
-        def __init__(self, level: int) -> None:
-            pass
-
-    install(monkeypatch, "tensorrt", "10.3.0", Logger=Logger, Runtime=lambda logger: object())
-    assert trt.load_api("auto").flavour == "tensorrt"
-    install(monkeypatch, "tensorrt", "10.3.0", Logger=Logger, Runtime=lambda logger: None)
-    assert trt.load_api("auto").flavour == "tensorrt-rtx"
+    assert trt.load_api("tensorrt-rtx").is_rtx
 
 
 def test_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "tensorrt", "tensorrt_rtx")
-    with pytest.raises(BackendError, match="tensorrt and tensorrt-rtx cannot be used") as raised:
-        trt.load_api()
-    assert len(raised.value.why) == 2
+    for flavour in trt.FLAVOURS:
+        with pytest.raises(BackendError, match=f"{flavour} cannot be used") as raised:
+            trt.load_api(flavour)
+        assert raised.value.fix == trt.INSTALL[flavour]
     assert not any(trt.is_version(answer) for answer in trt.importable().values())
 
 
