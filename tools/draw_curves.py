@@ -17,13 +17,13 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 FOLDER = Path(__file__).resolve().parent.parent / "train"
-BATCH = 8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--append", nargs=2, metavar=("PART", "LOG"), help="first add a run's log.csv under that name")
     parser.add_argument("--after", type=int, default=0, help="faces seen before that run; default: %(default)s")
+    parser.add_argument("--batch", type=int, default=8, help="faces a step of that run; default: %(default)s")
     options = parser.parse_args()
     path = FOLDER / "edge-curves.csv"
     with open(path, newline="", encoding="utf-8") as file:
@@ -33,7 +33,7 @@ def main() -> None:
         with open(log, newline="", encoding="utf-8") as file:
             scored = [row for row in csv.DictReader(file) if row["val_psnr"]]
         for row in scored:
-            faces = options.after + int(row["iteration"]) * BATCH
+            faces = options.after + int(row["iteration"]) * options.batch
             rows.append({"part": part, "faces": str(faces), "val_psnr": f"{float(row['val_psnr']):.3f}"})
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["part", "faces", "val_psnr"], lineterminator="\n")

@@ -83,7 +83,8 @@ def _recipes(options: dict[str, Any]) -> tuple[list[Recipe], int]:
 
     configuration = read_toml(Path(CONFIGURATION)) if os.path.isfile(CONFIGURATION) else {}
     # a schedule is scaled from the length it was written for, so a length from elsewhere must not be laid over it
-    length = options["iterations"] or configuration.pop("iterations", 0)
+    configured = configuration.pop("iterations", 0)
+    length = options["iterations"] or configured
     data = {"faces": list(options["faces"]) or None, "val_lq": options["val_lq"], "val_gt": options["val_gt"]}
     given: dict[str, Any] = {"data": {key: value for key, value in data.items() if value is not None}}
     if options["batch"]:

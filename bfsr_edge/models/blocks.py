@@ -26,13 +26,14 @@ class ResidualBlock(nn.Module):
 class PixelShuffleConv(nn.Module):
     """A 3×3 convolution and PixelShuffle: N×C×H×W to N×C×sH×sW (Shi et al. 2016, arXiv 1609.05158).
 
-    The convolution's attribute is called ``upsample_conv`` as in mmediting's checkpoints.
+    The convolution's attribute is called ``upsample_conv`` as in mmediting's checkpoints, and begins as it does there.
     """
 
     def __init__(self, channels: int, scale: int = 2) -> None:
         super().__init__()
         self.upsample_conv = nn.Conv2d(channels, channels * scale * scale, 3, padding=1)
         self.scale = scale
+        scale_init(self, 1.0)
 
     def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
         """``slope`` applies a LeakyReLU before the shuffle: the same as after it, and it fuses with the convolution."""

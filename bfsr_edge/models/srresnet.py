@@ -69,7 +69,9 @@ class MSRResNet(Network):
         self.upsample2 = PixelShuffleConv(channels)
         self.conv_hr = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
-        scale_init(self.trunk_net, 0.1)
+        # as mmediting does: the whole network begins near its bilinear skip
+        for small in (self.conv_first, self.trunk_net, self.conv_hr, self.conv_last):
+            scale_init(small, 0.1)
 
     @property
     def receptive_field(self) -> int:

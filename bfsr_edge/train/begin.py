@@ -53,6 +53,28 @@ def begin(recipe: Recipe, state: Path, faces: int, processes: Processes) -> Trai
     return training
 
 
+def check_same_state(training: Training, state: Path, processes: Processes) -> None:
+    """TrainingError unless all processes go on from the same iteration; PeerFailed behind the first. Collective."""
+    same = processes.agree(training.iteration)
+    with processes.together():
+        if processes.first and not same:
+            raise TrainingError(
+                f"the processes do not go on from the same iteration: {state} is not the same file for all of them",
+                why=("the machines do not share a disk",),
+                fix="--out must be one folder that all machines see",
+            )
+
+
+def forget_other_scores(training: Training, pairs: Pairs) -> bool:
+    """Begin the best score anew where it was reached on other pictures; whether that is so."""
+    now = pairs.sha256()
+    other = training.validated_on not in ("", now)  # older states do not say
+    training.validated_on = now
+    if other:
+        training.best = 0.0
+    return other
+
+
 def without_weights(recipe: Recipe) -> Recipe:
     """The same recipe from random weights."""
     return dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, weights=""))
@@ -88,8 +110,10 @@ def new_training(recipe: Recipe, device: torch.device) -> Training:
     network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not typed
     average = copy.deepcopy(network).eval().requires_grad_(False)
     optimizer = make_optimizer(recipe.optimizer, network, device)
+    precision = choose_precision(recipe, device)
     torch.backends.cudnn.benchmark = True  # shapes never change in a run, so the fastest kernels are looked for once
-    scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(recipe, device) == "fp16")
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"  # whoever asks for fp32 means it
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     training = Training(network, average, optimizer, scaler)
     if recipe.adversarial.used:
         from bfsr_edge.train.adversarial import Adversary

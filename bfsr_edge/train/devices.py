@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from bfsr_edge.errors import UsageError
@@ -32,6 +34,11 @@ def checked_device(device: str) -> torch.device:
     return place
 
 
+def core_count() -> int:
+    """Cores that this process may use: taskset and batch systems give it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def choose_precision(recipe: Recipe, device: torch.device) -> str:
     """The precision of the forward and backward pass.
 
@@ -49,7 +56,8 @@ def choose_precision(recipe: Recipe, device: torch.device) -> str:
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether the hardware of ``device`` multiplies bf16 faster than fp32."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):  # it is the current one that torch asks
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and any(map(_cpu_has, ("amx_tile", "avx512_bf16")))
 
 

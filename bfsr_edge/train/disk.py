@@ -50,7 +50,7 @@ def writing(out: Path, kept: int) -> Iterator[None]:
         yield
     except OSError as error:
         full = FULL.get(error.errno or 0)
-        there = f"{out}/state.safetensors and last.safetensors of iteration {kept} are whole"
+        there = f"{out}/state.safetensors of iteration {kept} is whole"
         raise TrainingError(
             f"{'the disk is full' if full else 'the disk cannot be written to'}: the run in {out} cannot go on",
             why=(full or str(error),),

@@ -101,6 +101,10 @@ class Processes:
         """Whether any process says yes. Collective."""
         return self._lowest(self.place.rank if flag else self.place.world) < self.place.world
 
+    def agree(self, number: int) -> bool:
+        """Whether all processes have the same number. Collective."""
+        return not self.any(self._lowest(number) != number)
+
     def gather(self, values: Tensor) -> list[Tensor]:
         """Every process's tensor of the same shape, on the CPU, in their order. Collective."""
         if self._control is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,7 +23,10 @@ from bfsr_edge.train.pairs import worker_count
 from bfsr_edge.train.recipe import Recipe
 from bfsr_edge.train.state import Training
 
-STEPS = 3
+WARM_UP = (10, 3.0)
+"""Steps behind the first that are not timed, and seconds after which no more of them begin."""
+TIMED = (20, 4.0)
+"""The same of those that are."""
 
 
 def describe(recipe: Recipe, device: str) -> str:
@@ -79,18 +83,29 @@ def _trainable(recipe: Recipe, device: torch.device) -> tuple[Training, str]:
 
 
 def _step_seconds(training: Training, recipe: Recipe, precision: str, device: torch.device) -> float:
-    """Median seconds of a training step on random pictures, the discriminator's included, after one to warm up."""
+    """Median seconds of a training step on random pictures, the discriminator's included, once it is warm."""
     side = picture_side(recipe)
     truth = torch.rand(recipe.batch, 3, side, side, device=device)
     low = torch.nn.functional.avg_pool2d(truth, degrade.SCALE)
-    times = []
-    for _ in range(1 + STEPS):
-        begin = time.perf_counter()
+
+    def once() -> None:
         with compiling():
             losses = step(training, recipe, low, truth, precision)
         sum(float(value) for value in losses.values())  # reading them waits for the device
+
+    once()  # it may compile, which takes longer than all the others
+    _times(once, *WARM_UP)
+    return statistics.median(_times(once, *TIMED))
+
+
+def _times(run: Callable[[], None], most: int, seconds: float) -> list[float]:
+    """Seconds of each call, of which there are ``most``, or fewer where ``seconds`` are over, but one at least."""
+    times: list[float] = []
+    while len(times) < most and sum(times) < seconds:
+        begin = time.perf_counter()
+        run()
         times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:])
+    return times
 
 
 def _face_seconds(recipe: Recipe) -> float:

@@ -19,6 +19,8 @@ from bfsr_edge.train import disk, schedule
 from bfsr_edge.train.begin import (
     begin,
     begin_folder,
+    check_same_state,
+    forget_other_scores,
     make_batches,
     new_training,
     own_workers,
@@ -110,12 +112,15 @@ def train(
             faces, pairs, bad = split_faces(recipe, skip_bad=skip_bad)
             training = begin(recipe, state, len(faces), processes)
             compiled, how = choose_compile(recipe, place)
+        check_same_state(training, state, processes)
         if not processes.first:
             report, announce = _say_nothing, _say_nothing
         precision = choose_precision(recipe, place)
         say_what_begins(
             announce, recipe, training, faces, pairs, f"{place} in {precision}, {how}{_together(processes)}"
         )
+        if forget_other_scores(training, pairs):
+            announce("the validation pictures are not those of before: the best score begins anew")
         if compiled:
             compile_in_place(training.network)
         training.parallel = processes.parallel(training.network)
@@ -142,8 +147,9 @@ def train(
         def save(log: Log) -> None:
             training.seconds = seconds()
             log.sync()
-            save_state(state, training, recipe, len(faces), random)
+            # in this order: behind a kill between the two, the steps from the older state on come again
             save_checkpoint(out / "last.safetensors", training.average, provenance(recipe, training))
+            save_state(state, training, recipe, len(faces), random)
 
         with Interrupt() as interrupt, contextlib.ExitStack() as stack:
             log: Log | None = None  # of the first process only

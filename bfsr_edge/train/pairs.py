@@ -6,7 +6,8 @@ degraded. There is no other state, so a run resumed at iteration i simply asks f
 
 from __future__ import annotations
 
-import os
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from bfsr_edge import degrade
 from bfsr_edge.faceset import Face, decode_face
 from bfsr_edge.train import augment
+from bfsr_edge.train.devices import core_count
 from bfsr_edge.train.recipe import Recipe
 
 Byte = NDArray[np.uint8]
@@ -143,15 +145,23 @@ def _batch(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 def worker_count(recipe: Recipe) -> int:
     """Processes that make batches on the CPU: the recipe's, or one for every two cores."""
-    return recipe.data.workers if recipe.data.workers >= 0 else max(1, (os.cpu_count() or 1) // 2)
+    return recipe.data.workers if recipe.data.workers >= 0 else max(1, core_count() // 2)
 
 
 def _prepare_worker(_worker: int) -> None:
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the loop decides when to stop
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # both may reach the whole group; the loop decides when to stop
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+
+
+def _kill_workers() -> None:
+    """What an error kept alive ends here: multiprocessing sends it SIGTERM at the exit, and would wait for ever."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def cpu_batches(
@@ -162,6 +172,8 @@ def cpu_batches(
     They are pinned when there is a GPU.
     """
     workers = worker_count(recipe)
+    atexit.unregister(_kill_workers)  # once, however many runs there are in this process
+    atexit.register(_kill_workers)
     loader = DataLoader(
         FacePairs(recipe, faces),
         batch_size=share.batch(recipe),

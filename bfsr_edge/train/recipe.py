@@ -47,7 +47,8 @@ class Data:
     crop: int = 0
     """Side of a random square cut out of truth and, reduced, input behind the degradation; 0: the whole face."""
     eight_bit_resize: bool = False
-    """Round to 8 bits after every resize behind JPEG, as the second reference system does."""
+    """Resize back on 8-bit integers, as the second reference system does: OpenCV then rounds inside the resize too.
+    It concerns the cpu pipeline alone; the device pipeline rounds behind the resize, as both do without it."""
     pipeline: str = "auto"
     """``cpu`` (OpenCV in worker processes), ``device`` (batched torch on the training device) or ``auto``."""
     workers: int = -1
@@ -211,7 +212,8 @@ class Recipe:
     ema: float = 0.999
     """Decay of the averaged weights, which are what is validated and kept; 0: none."""
     precision: str = "auto"
-    """``fp32``, ``bf16``, ``fp16`` or ``auto``: bf16 where the device's hardware multiplies it, else fp32."""
+    """``fp32``, ``bf16``, ``fp16`` or ``auto``: bf16 where the device's hardware multiplies it, else fp16 on a GPU and
+    fp32 on a CPU. fp32 is exact: no TF32."""
     compile: str = "auto"
     """torch.compile: ``on``, ``off`` or ``auto``, which means on for a GPU with a compiler at hand."""
     seed: int = 0

@@ -48,6 +48,8 @@ class Training:
     """Time spent training, over all parts of the run."""
     best: float = 0.0
     """Best validation PSNR so far, in dB."""
+    validated_on: str = ""
+    """Hash of the pictures that ``best`` was reached on; empty: not known."""
     adversary: Adversary | None = None
     """Losses beyond the pixel loss, and the discriminator if there is one."""
     parallel: nn.Module | None = None
@@ -102,6 +104,7 @@ def save_state(path: Path, training: Training, recipe: Recipe, faces: int, rando
         "iteration": str(training.iteration),
         "seconds": repr(training.seconds),
         "best": repr(training.best),
+        "validated_on": training.validated_on,
         "scaler": json.dumps(training.scaler.state_dict()),
     }
     write_tensors(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
@@ -145,6 +148,7 @@ def load_state(path: Path, training: Training, recipe: Recipe, faces: int, devic
     training.iteration = int(header["iteration"])
     training.seconds = float(header["seconds"])
     training.best = float(header["best"])
+    training.validated_on = header.get("validated_on", "")
 
 
 def process_seed(recipe: Recipe, rank: int, iteration: int) -> int:

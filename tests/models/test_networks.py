@@ -86,6 +86,28 @@ def test_the_skip_begins_as_bicubic_interpolation() -> None:
     np.testing.assert_allclose(ours[8:-8, 8:-8], theirs[8:-8, 8:-8], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "gains"),
+    [
+        ("msrresnet", {"conv_first": 0.1, "trunk_net": 0.1, "upsample1": 1, "upsample2": 1, "conv_hr": 0.1}),
+        ("msrresnet", {"conv_last": 0.1}),
+        ("edsr", {"body": 0.1, "upsample": 1}),
+    ],
+)
+def test_networks_begin_as_published(architecture: str, gains: dict[str, float]) -> None:
+    """mmediting's: Kaiming-normal times a gain, and no bias. What is not named begins as torch has it."""
+    torch.manual_seed(0)
+    network = create(architecture, blocks=2, channels=32)
+    for name, layer in network.named_modules():
+        gain = gains.get(name.partition(".")[0])
+        if isinstance(layer, nn.Conv2d) and gain:
+            fan_in = layer.weight[0].numel()
+            spread = float(layer.weight.detach().std())
+            assert spread == pytest.approx(gain * (2 / fan_in) ** 0.5, rel=0.1), name
+            assert layer.bias is not None
+            assert not layer.bias.any(), name
+
+
 def test_edge_unet_holds_only_what_quantizes_and_fuses() -> None:
     layers = {type(layer) for layer in create("edge-unet").modules() if not list(layer.children())}
     assert layers <= {nn.Conv2d, nn.Sequential}  # an empty Sequential stands for no blocks

