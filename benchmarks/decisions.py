@@ -1,6 +1,6 @@
 """What the two decisions of ``restore`` are worth: which faces are pasted, and how often a picture is reduced first.
 
-    python benchmarks/decisions.py --faces ../shared/data/val/GT --count 4
+    python benchmarks/decisions.py --faces GT --count 4
 
 Known faces (512×512) are blurred, made noisy and compressed in several ways, restored by every choice there is and by
 the one that was taken, and compared with the truth. Pasting: PSNR of what the mask covers, at frames of 160 to 512

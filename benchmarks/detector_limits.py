@@ -1,7 +1,7 @@
 """How turned, small, hidden or dark a face may be so that ``bfsr_edge.detect`` still finds it.
 
-    python benchmarks/detector_limits.py --faces ../shared/data/val/GT            # 100 aligned faces, some minutes
-    python benchmarks/detector_limits.py --faces ../shared/data/val/GT --count 20
+    python benchmarks/detector_limits.py --faces GT            # 100 aligned faces, some minutes
+    python benchmarks/detector_limits.py --faces GT --count 20
     python benchmarks/detector_limits.py --faces samples/gt --only turned --only small
 
 Each aligned face (FFHQ's frame) is put into a made-up photograph, its own blurred colours around it, and changed in one

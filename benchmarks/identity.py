@@ -1,7 +1,7 @@
 """How far a restored face is from the person: five landmarks, and the colour of the face.
 
-    python benchmarks/identity.py --pairs ../shared/data/val            # LQ/ and GT/ of the same names
-    python benchmarks/identity.py --photos ../shared/data/photos        # whole photographs, input against result
+    python benchmarks/identity.py --pairs PAIRS            # LQ/ and GT/ of the same names
+    python benchmarks/identity.py --photos PHOTOS        # whole photographs, input against result
 
 Landmarks are those of ``bfsr_edge.detect``; a distance is the mean over the five points in parts of the distance of
 the eyes. Two rows say what such a number means: the truth moved by a few pixels (how well the detector repeats itself),
