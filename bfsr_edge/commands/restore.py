@@ -65,7 +65,7 @@ Exit codes: 0 all done, 1 some failed (or something else lay at a result's place
 @click.option(
     "--save-faces", type=click.Path(file_okay=False, path_type=Path), help="Folder for each face before and after."
 )
-@click.option("--reduce", type=int, help="Reduce a blurred picture 1, 2 or 4 times first; times --scale at most 4.  [default: measured]")
+@click.option("--reduce", type=int, help="Reduce a blurred picture so often first; times --scale at most 4.  [default: measured]")
 @click.option("--tta", is_flag=True, help="Restore all twice, once mirrored: a little better, twice the time.")
 @click.option("--tile", type=int, help="Side of a tile in pixels.  [default: the engine's, else 192 or 128]")
 @click.option("--overlap", type=int, help="Context at each inner edge of a tile, in pixels.  [default: 16]")
