@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import platform
 import statistics
 import time
@@ -29,6 +28,7 @@ import numpy.typing as npt
 
 from bfsr_edge import images
 from bfsr_edge.detect import Detector, Face
+from bfsr_edge.runtime import machine
 
 Pixels = npt.NDArray[np.uint8]
 FRAME = 512
@@ -83,7 +83,7 @@ def main() -> None:
         parser.error(f"no aligned face was found in {options.faces}")
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     print(
-        f"{today}, {len(faces)} faces of {options.faces}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+        f"{today}, {len(faces)} faces of {options.faces}, {machine.cores()} cores, Python {platform.python_version()}\n"
     )
     print("| condition | found | false | landmarks |\n|---|---|---|---|")
     begin = time.perf_counter()

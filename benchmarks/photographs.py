@@ -33,6 +33,7 @@ from bfsr_edge.benchmarks.photographs import make_photograph
 from bfsr_edge.errors import BfsrError
 from bfsr_edge.restore.array import plan_for
 from bfsr_edge.restore.options import Options
+from bfsr_edge.runtime import machine
 from bfsr_edge.tiling import cut
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples" / "gt"
@@ -164,7 +165,7 @@ def main() -> int:
     reader.add_argument("--model", default="edge", metavar="NAME|FILE", help="what runs on the CPU")
     reader.add_argument("--faces", default="off", help="as restore takes it")
     given = reader.parse_args()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = Path(scratch, "photos"), Path(scratch, "out")
         try:

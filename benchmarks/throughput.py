@@ -14,7 +14,6 @@ import csv
 import dataclasses
 import datetime
 import io
-import os
 import platform
 import sys
 import tempfile
@@ -27,7 +26,9 @@ import torch
 from bfsr_edge import __version__
 from bfsr_edge.errors import BfsrError, UsageError
 from bfsr_edge.faceset import find_faces
+from bfsr_edge.files import replace
 from bfsr_edge.resources import find_toml, list_tomls
+from bfsr_edge.runtime.machine import cores, cpu_name
 from bfsr_edge.train.begin import picture_side
 from bfsr_edge.train.devices import checked_device
 from bfsr_edge.train.recipe import load_recipe
@@ -52,13 +53,7 @@ COLUMNS = (
 
 def machine(device: torch.device) -> str:
     """The processor, and the GPU where it trains on one."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass
-    threads = f"{name}, {os.cpu_count()} threads, {torch.get_num_threads()} of them torch's"
+    threads = f"{cpu_name()}, {cores()} threads, {torch.get_num_threads()} of them torch's"
     return f"{torch.cuda.get_device_name(device)}; {threads}" if device.type == "cuda" else threads
 
 
@@ -136,13 +131,7 @@ def add_row(path: Path, row: dict[str, str]) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows([*older_rows(path), row])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text.getvalue(), "utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace(path, text.getvalue().encode())
 
 
 def run(given: argparse.Namespace) -> Iterator[tuple[Throughput, str, torch.device]]:

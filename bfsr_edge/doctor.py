@@ -126,18 +126,17 @@ def _system() -> dict[str, Any]:
 
 def _cpu() -> dict[str, Any]:
     features = machine.cpu_features()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found: dict[str, Any] = {"name": machine.cpu_name(), "cores": cores, "features": list(features)}
+    found: dict[str, Any] = {"name": machine.cpu_name(), "cores": machine.cores(), "features": list(features)}
     frequency = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-    if governor := _read(frequency / "scaling_governor"):
+    if governor := machine.read_text(frequency / "scaling_governor"):
         found["governor"] = governor
-    if highest := _read(frequency / "cpuinfo_max_freq"):
+    if highest := machine.read_text(frequency / "cpuinfo_max_freq"):
         found["highest clock"] = f"{int(highest) / 1e6:.2f} GHz"
     return found
 
 
 def _memory() -> dict[str, Any]:
-    fields = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(Path("/proc/meminfo")), re.MULTILINE))
+    fields = dict(re.findall(r"^(\w+):\s+(\d+) kB", machine.read_text(Path("/proc/meminfo")), re.MULTILINE))
     names = {"MemTotal": "total", "MemAvailable": "available", "SwapTotal": "swap"}
     return {told: _size(int(fields[name]) * 1024) for name, told in names.items() if name in fields}
 
@@ -163,18 +162,18 @@ def _jetson() -> dict[str, Any]:
     if not (release := machine.tegra_release()):
         return {}
     found: dict[str, Any] = {"Jetson Linux": release}
-    if board := _read(Path("/proc/device-tree/model")).strip("\0"):
+    if board := machine.read_text(Path("/proc/device-tree/model")).strip("\0"):
         found["board"] = board
     found["JetPack"] = _run("dpkg-query", "--showformat=${Version}", "--show", "nvidia-jetpack") or "not installed"
     found["power mode"] = machine.power_mode() or UNKNOWN_MODE
     for folder in sorted(Path("/sys/class/devfreq").glob("*gpu*")) + sorted(Path("/sys/class/devfreq").glob("*.ga10b")):
-        now, most = _read(folder / "cur_freq"), _read(folder / "max_freq")
+        now, most = machine.read_text(folder / "cur_freq"), machine.read_text(folder / "max_freq")
         if now and most:
             found["GPU clock"] = f"{int(now) / 1e6:.0f} of {int(most) / 1e6:.0f} MHz"
     heat = {
-        _read(zone / "type"): f"{int(value) / 1000:.0f} °C"
+        machine.read_text(zone / "type"): f"{int(value) / 1000:.0f} °C"
         for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*"))
-        if (value := _read(zone / "temp")).lstrip("-").isdigit()
+        if (value := machine.read_text(zone / "temp")).lstrip("-").isdigit()
     }
     if heat:
         found["temperature"] = heat
@@ -192,7 +191,7 @@ def _backends() -> dict[str, Any]:
     for name in ("tensorrt", "tensorrt-rtx"):
         if "version" in found[name]:
             found[name]["origin"] = _origin(found[name].get("file", ""))
-    installed = [name for name in OPENCV if _version(name)]
+    installed = [name for name in OPENCV if machine.version(name)]
     if len(installed) > 1:
         found["opencv"]["packages"] = installed
     return found
@@ -218,7 +217,7 @@ def _import(module: str) -> dict[str, str]:
         # a module may print as well when it is imported
         version, place = ["", "", *run.stdout.split("\n")[:-1]][-2:]
         if not version and module == PACKAGES["cuda-python"]:
-            version = _version("cuda-bindings") or _version("cuda-python")
+            version = machine.version("cuda-bindings") or machine.version("cuda-python")
         return {"version": version.split("-")[0] or "unknown", "file": place}
     if run.returncode < 0:
         return {"error": f"importing it crashes (signal {-run.returncode})"}
@@ -227,7 +226,7 @@ def _import(module: str) -> dict[str, str]:
 
 
 def _torch() -> dict[str, str]:
-    version = _version("torch")
+    version = machine.version("torch")
     if not version:
         return {"error": "No module named 'torch'"}
     text = ""
@@ -319,20 +318,6 @@ def _run(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return run.stdout.strip() if run.returncode == 0 else ""
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace").strip()
-    except OSError:
-        return ""
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution) if distribution else ""
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _size(count: int) -> str:

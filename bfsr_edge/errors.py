@@ -72,3 +72,11 @@ class OutOfMemory(BackendError):
 
 class TrainingError(BfsrError):
     """Training cannot start or go on."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, without its stack of C++ frames; its class where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # OpenVINO begins with the place in its source; what happened follows
+    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (told or lines or [type(error).__name__])[0]

@@ -97,24 +97,22 @@ class Report:
 
 
 class Upscaler:
-    """A network for pictures of any size, one engine at a time; or bicubic interpolation.
+    """A network for pictures of any size, one engine at a time; or bicubic interpolation to four times the side.
 
     Parameters
     ----------
     model
         What ``bfsr_edge.runtime.load`` takes, or "bicubic".
-    scale
-        Of bicubic interpolation; a network has its own.
     options
         Passed on to ``bfsr_edge.runtime.load``.
     """
 
-    def __init__(self, model: str | os.PathLike[str] = DEFAULT, *, scale: int = 4, **options: Any) -> None:
+    def __init__(self, model: str | os.PathLike[str] = DEFAULT, **options: Any) -> None:
         self._model = model
         self._options = options
         self._engine = None if os.fspath(model) == BICUBIC else load(model, **options)
         self.name = self._engine.info.model if self._engine else BICUBIC
-        self.scale = self._engine.info.scale if self._engine else scale
+        self.scale = self._engine.info.scale if self._engine else 4
 
     @property
     def info(self) -> EngineInfo | None:

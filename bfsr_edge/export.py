@@ -7,6 +7,7 @@ beyond torch and onnx; the newer one needs onnxscript, numbers its nodes and wri
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bfsr_edge import __version__
-from bfsr_edge.errors import ModelError, UsageError
+from bfsr_edge.errors import ModelError, UsageError, first_line
+from bfsr_edge.files import writing
 from bfsr_edge.runtime import load
-from bfsr_edge.runtime.base import CHANNELS, DEFAULT_TILE, first_line, tile_size
+from bfsr_edge.runtime.base import CHANNELS, DEFAULT_TILE, tile_size
 from bfsr_edge.runtime.graph import PREFIX
 from bfsr_edge.weights import DEFAULT, Model, resolve, sha256_of
 
@@ -124,6 +126,8 @@ def export(
         The graph cannot be made, or differs from torch by more than ``MAX_ERROR``; or the two networks do not match.
     BackendError
         torch, openvino or onnxruntime is missing.
+    BfsrError
+        The file cannot be written.
     """
     if (interpolate is None) != (alpha is None):
         raise UsageError(
@@ -156,7 +160,8 @@ def export(
     rounding = _round_weights(network, tile) if fp16_weights else None
     errors: dict[str, float] = {}
     if as_checkpoint:
-        save_checkpoint(target, network, source.provenance(), half=fp16_weights)
+        with writing(target):
+            save_checkpoint(target, network, source.provenance(), half=fp16_weights)
     else:
         errors = _write_checked(target, network, tile, source, name or source.name, fp16_weights)
     return Exported(
@@ -198,16 +203,19 @@ def _write_checked(
     if fp16_weights:
         _store_as_fp16(proto)
     _describe(proto, network, name, source)
-    target.parent.mkdir(parents=True, exist_ok=True)
     # backends know a model by its suffix, so the temporary name keeps it
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.onnx")
     try:
-        _write(temporary, proto)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _write(temporary, proto)
         errors = {backend: _compare(network, temporary, backend, tile) for backend in CHECKED_WITH}
-        os.replace(temporary, target)
+        with writing(target):
+            os.replace(temporary, target)
         return errors
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that cannot be written to is said above
+            temporary.unlink(missing_ok=True)
 
 
 def _trace(network: nn.Module, tile: tuple[int, int]) -> onnx.ModelProto:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bfsr_edge.errors import ImageError
+from bfsr_edge.files import process_runs
 from bfsr_edge.image_metadata import EXIF_PREFIX, Metadata, with_size
 from bfsr_edge.image_png import PngEncoder
 from bfsr_edge.image_tiff import TiffEncoder
@@ -159,7 +160,7 @@ def remove_stale(folder: Path) -> None:
     """
     for path in folder.glob(f".bfsr-edge-{_host()}-*.part"):
         matched = re.fullmatch(r"\.bfsr-edge-[0-9a-f]{12}-(\d+)-[0-9a-f]{12}\.part", path.name)
-        if matched and not _runs(int(matched[1])):
+        if matched and not process_runs(int(matched[1])):
             path.unlink(missing_ok=True)
 
 
@@ -169,18 +170,6 @@ def _host() -> str:
 
 def _digest(name: bytes) -> str:
     return hashlib.sha256(name).hexdigest()[:12]
-
-
-def _runs(process: int) -> bool:
-    if os.name == "nt":  # there os.kill ends the process instead of asking for it
-        return process == os.getpid()
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 def _failed(path: Path, error: BaseException) -> BaseException:

@@ -7,7 +7,7 @@ precision is decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,6 +186,19 @@ def is_quantized(proto: onnx.ModelProto) -> bool:
     return any(node.op_type in QUANTIZERS for node in proto.graph.node)
 
 
+def makers(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """Tensor to the node that it comes out of."""
+    return {output: node for node in proto.graph.node for output in node.output}
+
+
+def dequantized(name: str, made: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a tensor comes out of a DequantizeLinear, moved or not; ``made`` is what ``makers`` gives."""
+    node = made.get(name)
+    while node is not None and node.op_type in MOVES_ONLY:
+        node = made.get(node.input[0])
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
 def mac_shares(proto: onnx.ModelProto) -> dict[str, float]:
     """Share of the convolutions' multiply-accumulates by precision: keys "int8", "fp16" and "fp32", sum 1.
 
@@ -200,8 +213,9 @@ def mac_shares(proto: onnx.ModelProto) -> dict[str, float]:
     from onnx import TensorProto
 
     shares = dict.fromkeys(("int8", "fp16", "fp32"), 0.0)
+    made = makers(proto)
     for node, macs, element in convolutions(proto):
-        quantized = all(_dequantized(proto, name) for name in node.input[:2])
+        quantized = all(dequantized(name, made) for name in node.input[:2])
         shares["int8" if quantized else "fp16" if element == TensorProto.FLOAT16 else "fp32"] += macs
     total = sum(shares.values())
     return {key: value / total for key, value in shares.items()}
@@ -286,15 +300,6 @@ def _float32_nodes(graph: onnx.GraphProto) -> set[int]:
         if first or (node.op_type == "Add" and last.intersection(node.output)):
             wide.add(index)
     return wide
-
-
-def _dequantized(proto: onnx.ModelProto, name: str) -> bool:
-    """Whether a tensor comes out of a DequantizeLinear, moved or not."""
-    made = {output: node for node in proto.graph.node for output in node.output}
-    node = made.get(name)
-    while node is not None and node.op_type in MOVES_ONLY:
-        node = made.get(node.input[0])
-    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def _halved(name: str, value: np.ndarray[Any, Any], *, scale: bool) -> np.ndarray[Any, Any]:

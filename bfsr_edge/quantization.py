@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bfsr_edge.errors import ModelError
+from bfsr_edge.files import replace
 from bfsr_edge.precision import (
     FP16_TINY,
     MOVES_ONLY,
@@ -94,6 +95,13 @@ class Layer:
     """The same on the worst picture."""
 
 
+def short_layer(name: str) -> str:
+    """A layer's name as tables and plots show it: ``/encoder.1/encoder.1.0/conv1/Conv`` as ``encoder.1.0.conv1``."""
+    parts = [part for part in name.split("/") if part and part != "Conv"]
+    kept = [part for part, following in zip(parts, [*parts, ""][1:], strict=True) if not following.startswith(part)]
+    return ".".join(kept) or name
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Everything that turns one float32 graph into its INT8 graph."""
@@ -137,15 +145,9 @@ class Calibration:
         return sum(layer.share for layer in self.layers if layer.precision == "int8")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON, whole or not at all."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        """Write it as JSON, whole or not at all; OSError where it cannot be written."""
         content = {"format": "bfsr-edge calibration", "version": VERSION, **dataclasses.asdict(self)}
-        try:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace(Path(path), (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -358,7 +360,7 @@ def place(proto: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
             helper.make_node("DequantizeLinear", [f"{tensor}.int8", *scale], [pairs[tensor]], name=f"{tensor}/Dequant"),
         ]
 
-    rewired = _skips(graph, pairs, set(sources)) if calibration.quantized_skips else {}
+    rewired = _skips(graph, pairs) if calibration.quantized_skips else {}
     moved = _moved(graph, sources)
     nodes: list[onnx.NodeProto] = []
     known = {value.name for value in graph.input}
@@ -392,7 +394,7 @@ def place(proto: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
     return to_fp16(result) if half else result
 
 
-def _skips(graph: onnx.GraphProto, pairs: Mapping[str, str], quantized: set[str]) -> dict[str, int]:
+def _skips(graph: onnx.GraphProto, pairs: Mapping[str, str]) -> dict[str, int]:
     """Output of a residual Add to which of its inputs skips and is quantized anyway; Adds behind all convolutions not.
 
     Where both inputs are quantized for other readers, the one that has come the longer way round is the fresh one: only

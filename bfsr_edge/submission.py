@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bfsr_edge import images
-from bfsr_edge.errors import ImageError, UsageError
+from bfsr_edge.errors import BfsrError, ImageError, UsageError
 from bfsr_edge.weights import list_models, resolve
 
 Pixels = npt.NDArray[np.uint8]
@@ -123,24 +123,33 @@ def write(
         See ``check_target``.
     BackendError
         The network failed, or gave NaN.
+    BfsrError
+        The folder cannot be written to, or is full; an earlier submission is as it was.
     """
     check_target(target)
     sizes = _sizes(pictures, read)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # in a folder beside the target, as a rename is atomic within one file system only
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        whole = Path(folder, "whole.zip")
-        with open(whole, "wb") as file:
-            # PNGs are compressed already
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                archive.comment = COMMENT + (f": {note}".encode() if note else b"")
-                for group in _batches(sizes, batch):
-                    for picture, result in zip(group, enlarge([read(path) for path in group]), strict=True):
-                        _add(archive, Path(folder, "one.png"), entry_name(picture), result)
-                        progress()
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(whole, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # in a folder beside the target, as a rename is atomic within one file system only
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            whole = Path(folder, "whole.zip")
+            with open(whole, "wb") as file:
+                # PNGs are compressed already
+                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                    archive.comment = COMMENT + (f": {note}".encode() if note else b"")
+                    for group in _batches(sizes, batch):
+                        for picture, result in zip(group, enlarge([read(path) for path in group]), strict=True):
+                            _add(archive, Path(folder, "one.png"), entry_name(picture), result)
+                            progress()
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(whole, target)
+    except OSError as error:
+        raise BfsrError(
+            f"cannot write {target}",
+            why=(error.strerror or str(error),),
+            fix="free space, or choose another --submission",
+        ) from error
 
 
 def read_result(target: Path, name: str) -> Pixels:

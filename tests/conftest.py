@@ -15,9 +15,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.runtime.engine_files import Bench
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before any test imports numpy: waiting threads cost more than they do
@@ -127,3 +131,21 @@ def checkout(tracked: list[Path], tmp_path_factory: pytest.TempPathFactory) -> P
 def samples() -> Path:
     """The published samples: ``gt/`` and ``lq/`` hold the same file names."""
     return ROOT / "samples"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A machine with fakes of one GPU and of TensorRT 10.3."""
+    from tests.runtime.engine_files import Bench
+
+    return Bench(monkeypatch, "10.3.0")
+
+
+@pytest.fixture
+def empty_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No engine of this machine's user or of the checkout is found; ``tmp_path`` is the working folder."""
+    from bfsr_edge.runtime import built
+
+    monkeypatch.setenv("BFSR_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(built, "stage_folder", lambda stage: tmp_path / "checkout" / stage)

@@ -169,7 +169,7 @@ def test_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_both_opencvs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_version", lambda name: "5.0" if name in doctor.OPENCV[:2] else "")
+    monkeypatch.setattr(machine, "version", lambda name: "5.0" if name in doctor.OPENCV[:2] else "")
     backends = {"openvino": {"version": "1"}, "opencv": {"version": "5.0", "packages": list(doctor.OPENCV[:2])}}
     (line,) = [line for line in doctor._advice({"backends": backends}) if "overwrite" in line]
     assert "opencv-python and opencv-python-headless" in line

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from onnx import numpy_helper
 from bfsr_edge import export as exporting
 from bfsr_edge import weights
 from bfsr_edge.cli import main
-from bfsr_edge.errors import ModelError, UsageError
+from bfsr_edge.errors import BfsrError, ModelError, UsageError
 from bfsr_edge.export import Exported, export
 from bfsr_edge.runtime import load
 from bfsr_edge.weights import sha256_of
@@ -193,6 +195,36 @@ def test_command(edge: Path, tmp_path: Path) -> None:
     assert f"sha256 {sha256_of(out)}" in done.output
     wrong = CliRunner().invoke(main, ["export", "--model", "nothing.safetensors"])
     assert (wrong.exit_code, "no file nothing.safetensors" in wrong.output) == (2, True)
+
+
+def test_a_place_that_cannot_be_written_to(edge: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file")
+    words = ["export", "--model", str(edge), "--interpolate", str(edge), "--alpha", "0.5", "--out"]
+    for name in ("it.onnx", "it.safetensors"):
+        done = CliRunner().invoke(main, [*words, str(blocked / name)])
+        assert (done.exit_code, isinstance(done.exception, SystemExit)) == (1, True)
+        assert f"cannot write {blocked / name}\n" in done.output
+        assert "choose another --out" in done.output
+
+
+@pytest.mark.parametrize("name", ["it.onnx", "it.safetensors"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk(edge: Path, tmp_path: Path, name: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there before stays, and no temporary file does."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out" / name
+    target.write_text("earlier")
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(BfsrError, match="cannot write") as caught:
+        export(edge, target, interpolate=edge, alpha=0.5)
+    assert caught.value.why == ("No space left on device",)
+    assert target.read_text() == "earlier"
+    assert [path.name for path in target.parent.iterdir()] == [name]
 
 
 @pytest.fixture

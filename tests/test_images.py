@@ -22,8 +22,6 @@ from PIL.TiffImagePlugin import IFDRational
 from bfsr_edge import images
 from bfsr_edge.errors import ImageError, UsageError
 
-LOSSLESS = ("png", "tiff", "bmp")
-
 
 def picture(height: int = 61, width: int = 83, channels: int = 3, dtype: Any = np.uint8) -> np.ndarray:
     """Smooth, so that lossy formats stay close."""

@@ -29,6 +29,7 @@ from bfsr_edge.quantization import (
     layers_of,
     place,
     read,
+    short_layer,
     source_tensors,
 )
 from bfsr_edge.runtime import load
@@ -475,3 +476,16 @@ def test_graphs_that_are_refused(tmp_path: Path) -> None:
         check(pixels)
     with pytest.raises(ModelError, match="belong to this graph"):
         place(to_fp16(graph("edsr")), calibration(graph("edsr")))
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("/encoder.1/encoder.1.0/conv1/Conv", "encoder.1.0.conv1"),
+        ("/head/Conv", "head"),
+        ("Conv", "Conv"),
+        ("", ""),
+    ],
+)
+def test_layers_have_short_names(name: str, short: str) -> None:
+    assert short_layer(name) == short

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 from bfsr_edge import images, submission
 from bfsr_edge.cli import main
-from bfsr_edge.errors import BackendError, ImageError, UsageError
+from bfsr_edge.errors import BackendError, BfsrError, ImageError, UsageError
 from bfsr_edge.pairs import read_rgb
 from bfsr_edge.weights import list_models
 
@@ -106,6 +107,33 @@ def test_a_network_that_fails_leaves_nothing(lq: Path, tmp_path: Path) -> None:
 
     with pytest.raises(BackendError):
         submission.write(target, submission.find_inputs(lq), failing, read=read_rgb)
+    assert target.read_bytes() == before
+    assert listing(tmp_path) == ["lq", "submission.zip"]
+
+
+def test_a_place_that_cannot_be_written_to(lq: Path, tmp_path: Path) -> None:
+    (tmp_path / "blocked").write_text("a file")
+    with pytest.raises(BfsrError, match=r"cannot write .*blocked/submission\.zip") as caught:
+        write(lq, tmp_path / "blocked" / "submission.zip")
+    assert "--submission" in caught.value.fix
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file's size")
+def test_a_full_disk(lq: Path, tmp_path: Path) -> None:
+    """An earlier submission stays as it is, byte for byte, and nothing is left beside it."""
+    import resource
+
+    target = tmp_path / "submission.zip"
+    write(lq, target)
+    before = target.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - 100, hard))
+    try:
+        with pytest.raises(BfsrError, match=r"cannot write .*submission\.zip") as caught:
+            write(lq, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.why == ("File too large",)
     assert target.read_bytes() == before
     assert listing(tmp_path) == ["lq", "submission.zip"]
 

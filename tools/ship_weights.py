@@ -26,6 +26,7 @@ import onnx
 
 from bfsr_edge import quantization, weights
 from bfsr_edge.errors import BfsrError, ModelError, UsageError
+from bfsr_edge.files import replace
 
 LICENCE = "CC BY-NC-SA 4.0"  # the terms of the faces that the weights were trained on
 
@@ -78,9 +79,7 @@ def ship(
         content["models"][names.index(name)] = entry
     else:
         content["models"].append(entry)
-    temporary = manifest.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(temporary, manifest)
+    replace(manifest, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     return entry
 
 

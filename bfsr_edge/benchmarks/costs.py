@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bfsr_edge.errors import ModelError
-from bfsr_edge.precision import MOVES_ONLY
+from bfsr_edge.precision import dequantized, makers
 
 if TYPE_CHECKING:
     import onnx
@@ -53,13 +53,13 @@ def of_onnx(path: Path, tile: int) -> Costs:
         dims[0].dim_value = 1
         dims[2].dim_value = dims[3].dim_value = tile * factor
     del proto.graph.value_info[:]
-    made = {output: node for node in proto.graph.node for output in node.output}
+    made = makers(proto)
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in proto.graph.initializer}
     shapes = _shapes(proto)
     total = int8_total = moved = 0.0
     parameters = 0
     for node, macs, _ in convolutions(proto):
-        quantized = all(_dequantized(name, made) for name in node.input[:2])
+        quantized = all(dequantized(name, made) for name in node.input[:2])
         weights = _stored(node.input[1], made, sizes)
         bias = _stored(node.input[2], made, sizes) if len(node.input) > 2 else 0
         width = INT8 if quantized else FLOAT
@@ -68,13 +68,6 @@ def of_onnx(path: Path, tile: int) -> Costs:
         parameters += weights + bias
         moved += width * (weights + shapes.get(node.input[0], 0) + shapes.get(node.output[0], 0))
     return Costs(parameters, total, int8_total, moved)
-
-
-def _dequantized(name: str, made: Mapping[str, onnx.NodeProto]) -> bool:
-    """Whether a tensor comes out of a DequantizeLinear, moved or not."""
-    while name in made and made[name].op_type in MOVES_ONLY:
-        name = made[name].input[0]
-    return name in made and made[name].op_type == "DequantizeLinear"
 
 
 def _stored(name: str, made: Mapping[str, onnx.NodeProto], sizes: dict[str, int]) -> int:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bfsr_edge.runtime.machine import read_text
+
 HWMON = Path("/sys/class/hwmon")
 POWERCAP = Path("/sys/class/powercap")
 BOARD_CHIPS = ("ina3221", "ina238", "ina226", "ina2xx")
@@ -110,14 +112,14 @@ def find(device: str, *, hwmon: Path = HWMON, powercap: Path = POWERCAP) -> Sour
 def _board(hwmon: Path) -> Source | None:
     """The rail that feeds the board; else all rails of the chip together."""
     for chip in sorted(hwmon.glob("hwmon*")):
-        name = _text(chip / "name")
+        name = read_text(chip / "name")
         if not any(known in name for known in BOARD_CHIPS):
             continue
         rails = {}
         for voltage in sorted(chip.glob("in*_input")):
             number = voltage.name[2:-6]
             if _number(chip / f"curr{number}_input") is not None:
-                rails[_text(chip / f"in{number}_label") or number] = number
+                rails[read_text(chip / f"in{number}_label") or number] = number
         total = next((rails[rail] for rail in TOTAL_RAILS if rail in rails), None)
         power = chip / "power1_input"
         if total is None and _number(power) is not None:
@@ -144,7 +146,7 @@ def _board(hwmon: Path) -> Source | None:
 def _rapl(powercap: Path) -> Source | None:
     """The sum of all packages; since Linux 5.10 only root may read it, unless the system says otherwise."""
     packages = [
-        zone for zone in sorted(powercap.glob("intel-rapl:*")) if _text(zone / "name").startswith("package")
+        zone for zone in sorted(powercap.glob("intel-rapl:*")) if read_text(zone / "name").startswith("package")
     ]  # fmt: skip
     counters = [zone / "energy_uj" for zone in packages if _number(zone / "energy_uj") is not None]
     if not counters:
@@ -178,13 +180,6 @@ def _nvml(index: int) -> Source | None:
         return value.value * MILLI
 
     return Source(f"GPU {index}, NVML", joules=joules)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace").strip()
-    except OSError:
-        return ""
 
 
 def _number(path: Path) -> float | None:

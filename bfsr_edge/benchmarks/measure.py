@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,7 @@ from bfsr_edge.benchmarks.client import Client
 from bfsr_edge.benchmarks.costs import Costs
 from bfsr_edge.benchmarks.pictures import Pictures
 from bfsr_edge.benchmarks.prepare import REFERENCE
-from bfsr_edge.benchmarks.results import EngineRow, GalleryRow, ImageRow, LatencyRow, Run, ThroughputRow
+from bfsr_edge.benchmarks.results import EngineRow, GalleryRow, ImageRow, LatencyRow, ThroughputRow
 from bfsr_edge.benchmarks.rooflines import Peaks
 from bfsr_edge.benchmarks.subjects import Subject
 from bfsr_edge.benchmarks.suite import Suite
@@ -161,19 +160,14 @@ def warnings(rows: list[EngineRow], advice: str) -> list[str]:
 
 def _resume(folder: Path) -> dict[str, EngineRow]:
     """Engines that an earlier, interrupted run finished; what it left of unfinished ones is removed."""
-    if not (folder / "engines.csv").is_file():
-        found: dict[str, EngineRow] = {}
-        tables: dict[str, Any] = dict.fromkeys(results.TABLES, ())
-    else:
-        loaded = Run.load(folder)
-        found = {row.id: row for row in loaded.engines}
-        tables = {name: getattr(loaded, name) for name in results.TABLES}
-    for name in ("images", "latency", "throughput"):
+    found = {row.id: row for row in results.read_table(folder / "engines.csv", EngineRow)}
+    tables: dict[str, type[Any]] = {"images": ImageRow, "latency": LatencyRow, "throughput": ThroughputRow}
+    for name, kind in tables.items():
         path = folder / f"{name}.csv"
-        if path.is_file():
-            rows = [row for row in results.read_table(path, results.TABLES[name]) if row.id in found]
-            if len(rows) != len(tables[name]):
-                results.write_table(path, rows, results.TABLES[name])
+        rows = results.read_table(path, kind)
+        kept = [row for row in rows if row.id in found]
+        if len(kept) < len(rows):
+            results.write_table(path, kept, kind)
     return found
 
 
@@ -424,13 +418,3 @@ def _costs(subject: Subject, tile: int) -> tuple[Costs | None, str]:
 
 def _notes(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
-
-
-@contextlib.contextmanager
-def no_progress() -> Iterator[Progress]:
-    """For those who want none."""
-
-    def nothing(what: str, done: int, total: int, /) -> None:
-        return None
-
-    yield nothing

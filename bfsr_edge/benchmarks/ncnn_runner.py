@@ -7,7 +7,6 @@ only: ``pip install 'bfsr-edge[peers]'``.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -81,7 +80,7 @@ def open_ncnn(subject: Subject, threads: int) -> Runner:
             results.append(np.array(result, np.float32))
         return np.stack(results)
 
-    return Runner(run, "ncnn", str(ncnn.__version__), "fp16" if half else "fp32", batches=False, extra={"net": net})
+    return Runner(run, "ncnn", str(ncnn.__version__), "fp16" if half else "fp32", batches=False)
 
 
 def convert(onnx_file: Path, folder: Path, tile: int) -> Path:
@@ -126,11 +125,3 @@ def convert(onnx_file: Path, folder: Path, tile: int) -> Path:
         for path in reversed(made):  # the .param last: it says that both are there
             (folder / path.name).write_bytes(path.read_bytes())
     return folder / made[0].name
-
-
-def version(distribution: str) -> str:
-    """Of an installed distribution; empty where there is none."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

@@ -5,7 +5,6 @@ Stages meet through files, so ``export`` and ``build-engine`` are run as a user 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from pathlib import Path
 from bfsr_edge.benchmarks import ncnn_runner
 from bfsr_edge.benchmarks.subjects import Subject
 from bfsr_edge.benchmarks.suite import RANDOM, Suite
-from bfsr_edge.errors import BackendError, BfsrError, UsageError
+from bfsr_edge.errors import BackendError, BfsrError, UsageError, first_line
+from bfsr_edge.files import replace
 from bfsr_edge.runtime import machine, sidecar
 from bfsr_edge.weights import DEFAULT, list_models, resolve
 
@@ -196,7 +196,7 @@ def _peers(models: list[Files], suite: Suite, work: Path, say: Say) -> list[Subj
                 say(f"converting {ours.name} for ncnn")
                 assert ours.onnx_path is not None
                 param = str(ncnn_runner.convert(ours.onnx_path, work / f"{ours.name}-ncnn", suite.tile))
-                if not ncnn_runner.version("ncnn"):
+                if not machine.version("ncnn"):
                     missing = f"ncnn is not installed: {ncnn_runner.INSTALL}"
             except BfsrError as error:
                 missing = _told(error)
@@ -209,7 +209,7 @@ def _peers(models: list[Files], suite: Suite, work: Path, say: Say) -> list[Subj
             )  # fmt: skip
             continue
         path = ncnn_runner.realesrgan_param(name)
-        absent = "" if path and ncnn_runner.version("ncnn") else f"not installed: {ncnn_runner.INSTALL}"
+        absent = "" if path and machine.version("ncnn") else f"not installed: {ncnn_runner.INSTALL}"
         note = "for photographs and drawings, not for faces alone"
         made.append(
             Subject(
@@ -231,9 +231,7 @@ def _int8(files: Files, name: str, tile: int, work: Path, say: Say) -> tuple[str
         )  # fmt: skip
         engine = next(folder.glob("*.engine"))
         graph = engine.with_suffix(".onnx")
-        temporary = graph.with_name(f".{graph.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(engine.read_bytes())
-        os.replace(temporary, graph)
+        replace(graph, engine.read_bytes())
     except BfsrError as error:
         return "", _told(error)
     except (OSError, StopIteration) as error:
@@ -323,7 +321,6 @@ def _is_quantized(path: Path) -> bool:
     import onnx
 
     from bfsr_edge.precision import is_quantized
-    from bfsr_edge.runtime.base import first_line
 
     try:
         return is_quantized(onnx.load(str(path), load_external_data=False))

@@ -212,10 +212,3 @@ def significant(value: float, digits: int) -> str:
     after = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{value:.{after}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def short_layer(name: str) -> str:
-    """``/encoder.1/encoder.1.0/conv1/Conv`` as ``encoder.1.0.conv1``."""
-    parts = [part for part in name.split("/") if part and part != "Conv"]
-    kept = [part for part, following in zip(parts, [*parts[1:], ""], strict=True) if not following.startswith(part)]
-    return ".".join(kept) or name

@@ -10,9 +10,10 @@ import statistics
 from collections.abc import Sequence
 from functools import partial
 
-from bfsr_edge.benchmarks.report_data import View, short_layer, significant, tick_milliseconds
+from bfsr_edge.benchmarks.report_data import View, significant, tick_milliseconds
 from bfsr_edge.benchmarks.report_parts import PHONE, named_lines, side_by_side
 from bfsr_edge.benchmarks.report_svg import Axis, Canvas, linear_axis, text_width
+from bfsr_edge.quantization import short_layer
 
 
 def drop_layers(view: View, width: float) -> str:

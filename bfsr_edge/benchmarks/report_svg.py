@@ -115,12 +115,11 @@ class Canvas:
                 [(x, y - tall), (x + tall, y + 0.8 * tall), (x - tall, y + 0.8 * tall)], css, closed=True, tip=tip
             )
 
-    def text(self, x: float, y: float, text: str, css: str = "", *, anchor: str = "start", turn: float = 0) -> None:
-        """A line of text; y is its baseline, ``turn`` in degrees about its place."""
-        turned = f' transform="rotate({number(turn)} {number(x)} {number(y)})"' if turn else ""
+    def text(self, x: float, y: float, text: str, css: str = "", *, anchor: str = "start") -> None:
+        """A line of text; y is its baseline."""
         ends = "" if anchor == "start" else f' text-anchor="{anchor}"'
         kind = f' class="{css}"' if css else ""
-        self.shapes.append(f'<text x="{number(x)}" y="{number(y)}"{kind}{ends}{turned}>{escape(text)}</text>')
+        self.shapes.append(f'<text x="{number(x)}" y="{number(y)}"{kind}{ends}>{escape(text)}</text>')
 
     def svg(self, *, alone: bool = False) -> str:
         """The element; ``alone`` makes a file of its own, with background and colours of both schemes."""
@@ -329,14 +328,13 @@ def frame(
     y_text: Callable[[float], str],
     x_ticks: Sequence[float] = (),
     x_count: int = 6,
-    y_count: int = 8,
 ) -> None:
     """Grid, tick labels and titles: the title of y stands above the axis, where it can be read without turning.
 
     ``x_ticks`` says where the ticks of x are; without it they are about ``x_count`` round values.
     """
     left, right, bottom, top = x.start, x.end, y.start, y.end
-    for value in y.ticks(y_count):
+    for value in y.ticks(8):
         canvas.line(left, y.at(value), right, y.at(value), "grid")
         canvas.text(left - 7, y.at(value) + 4, y_text(value), "soft", anchor="end")
     for value in x_ticks or x.ticks(x_count):

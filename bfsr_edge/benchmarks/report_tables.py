@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bfsr_edge.benchmarks.report_data import NAMES, View, below_fp32, milliseconds, short_layer, significant
+from bfsr_edge.benchmarks.report_data import NAMES, View, below_fp32, milliseconds, significant
 from bfsr_edge.benchmarks.results import EngineRow
+from bfsr_edge.quantization import short_layer
 
 WORST = 12
 """Pictures in the table of the largest drops; images.csv holds them all."""

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bfsr_edge.errors import BfsrError, UsageError
+from bfsr_edge import files
+from bfsr_edge.errors import UsageError
 
 MACHINE = "machine.json"
 CURVES = "curves"
@@ -222,25 +223,6 @@ class Run:
             **{name: tuple(read_table(folder / f"{name}.csv", kind)) for name, kind in TABLES.items()},
         )
 
-    def save(self, folder: Path) -> None:
-        """Write every table that has rows, and machine.json; each file whole or not at all.
-
-        The gallery's pictures are not part of a ``Run``: its table is written, they have to lie there already.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MACHINE, self.machine)
-        for name, kind in TABLES.items():
-            rows = getattr(self, name)
-            if rows or name == "engines":
-                write_table(folder / f"{name}.csv", rows, kind)
-        if self.gallery:
-            write_table(folder / GALLERY / "gallery.csv", self.gallery, GalleryRow)
-        for name, logged in self.curves.items():
-            columns = list(dict.fromkeys(key for row in logged for key in row))
-            lines = [columns, *([row.get(key, "") for key in columns] for row in logged)]
-            replace(folder / CURVES / f"{name}.csv", _text(lines).encode())
-
 
 def read_table(path: Path, kind: type[Row]) -> list[Row]:
     """Rows of a CSV; none where there is no such file. Columns may stand in any order, unknown ones are left out.
@@ -280,13 +262,10 @@ def append(path: Path, rows: Sequence[Any]) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         lines.insert(0, columns(type(rows[0])))
-    try:
-        with open(path, "ab") as file:
-            file.write(_text(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise unwritable(path, error) from error
+    with files.writing(path), open(path, "ab") as file:
+        file.write(_text(lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def columns(kind: type[Any]) -> list[str]:
@@ -316,24 +295,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then give it its own; BfsrError where the folder cannot be written to."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-
-
-def unwritable(path: Path, error: OSError) -> BfsrError:
-    """The error for a file that cannot be written."""
-    return BfsrError(
-        f"cannot write {path}", why=(error.strerror or str(error),), fix="free space, or choose another --out"
-    )
+    """Write a file whole or not at all; BfsrError where the folder cannot be written to."""
+    with files.writing(path):
+        files.replace(path, content)
 
 
 def _dicts(path: Path) -> list[dict[str, str]]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from bfsr_edge import doctor
 from bfsr_edge.benchmarks import perceptual
-from bfsr_edge.benchmarks.ncnn_runner import version
 from bfsr_edge.runtime import machine
 
 CPU = Path("/sys/devices/system/cpu")
@@ -28,7 +27,7 @@ def describe(command: Sequence[str], threads: int) -> dict[str, Any]:
     for key in ("executable", "environment"):
         sections["python"].pop(key, None)
     backends = {name: entry.get("version", "") for name, entry in found.sections.get("backends", {}).items()}
-    libraries = {**backends, "numpy": version("numpy"), **{name: version(name) for name in PEERS}}
+    libraries = {**backends, "numpy": machine.version("numpy"), **{name: machine.version(name) for name in PEERS}}
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(command),
@@ -45,32 +44,28 @@ def describe(command: Sequence[str], threads: int) -> dict[str, Any]:
 def machine_name() -> str:
     """The processor or the GPU in words that fit into a file's name, such as "amd-epyc-2"."""
     gpus = machine.gpus()
-    name = gpus[0].name if gpus else f"{machine.cpu_name()} {cores()}"
+    name = gpus[0].name if gpus else f"{machine.cpu_name()} {machine.cores()}"
     name = re.sub(r"\((r|tm)\)|\bcpu\b|@.*?ghz|\bprocessor\b|nvidia", " ", name.lower())
     return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def now() -> dict[str, Any]:
     """Clocks, temperatures, load and power mode; only what the system tells."""
     found: dict[str, Any] = {}
-    told = (_read(path) for path in sorted(CPU.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")))
+    told = (machine.read_text(path) for path in sorted(CPU.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")))
     clocks = [float(text) / 1000 for text in told if text]
     if not clocks:
-        clocks = [float(text) for text in re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", _read(CPUINFO), re.MULTILINE)]
+        cpuinfo = machine.read_text(CPUINFO)
+        clocks = [float(text) for text in re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", cpuinfo, re.MULTILINE)]
     if clocks:
         found["CPU clocks in MHz"] = [round(clock) for clock in clocks]
-    if governor := _read(CPU / "cpu0/cpufreq/scaling_governor"):
+    if governor := machine.read_text(CPU / "cpu0/cpufreq/scaling_governor"):
         found["CPU governor"] = governor
     heat = {}
     for zone in sorted(THERMAL.glob("thermal_zone*")):
-        value = _read(zone / "temp")
+        value = machine.read_text(zone / "temp")
         if value.lstrip("-").isdigit():
-            heat[_read(zone / "type") or zone.name] = int(value) / 1000
+            heat[machine.read_text(zone / "type") or zone.name] = int(value) / 1000
     if heat:
         found["temperatures in °C"] = heat
     if hasattr(os, "getloadavg"):
@@ -92,10 +87,3 @@ def advice() -> str:
     if (CPU / "cpu0/cpufreq").is_dir():
         commands.append("sudo cpupower frequency-set --governor performance")
     return "; ".join([*commands, "end what else runs here"])
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace").strip()
-    except OSError:
-        return ""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError
+from bfsr_edge.errors import BackendError, first_line
 
 if TYPE_CHECKING:
     from bfsr_edge.runtime import Engine
 
 Batch = npt.NDArray[np.float32]
-
-RUNNERS = ("engine", "compile", "resize", "ncnn", "realesrgan")
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Subject:
     network: str
     """The model's name."""
     runner: str = "engine"
-    """One of ``RUNNERS``: "engine" goes through ``bfsr_edge.runtime``, "compile" is torch.compile of a checkpoint,
+    """"engine" goes through ``bfsr_edge.runtime``, "compile" is torch.compile of a checkpoint,
     "resize" OpenCV, "ncnn" an ncnn network, "realesrgan" one that a package ships."""
     model: str = ""
     """A file, a shipped name, an interpolation, or a network of the package."""
@@ -64,8 +62,6 @@ class Runner:
     """Whether N inputs are computed together; else one after the other."""
     engine: Engine | None = None
     """Where it is one of ``bfsr_edge.runtime``."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """What has to stay alive."""
 
 
 def open_subject(subject: Subject, tile: int, threads: int) -> Runner:
@@ -109,7 +105,7 @@ def _compiled(subject: Subject, threads: int) -> Runner:
     """torch.compile; its first call compiles."""
     import warnings
 
-    from bfsr_edge.runtime.base import first_line, require
+    from bfsr_edge.runtime.base import require
     from bfsr_edge.weights import resolve
 
     torch: Any = require("torch", "torch", "pip install 'bfsr-edge[train]'")

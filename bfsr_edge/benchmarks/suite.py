@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bfsr_edge.errors import UsageError
-from bfsr_edge.resources import find_toml, list_tomls
+from bfsr_edge.resources import find_toml
 from bfsr_edge.settings import from_mapping, read_toml
 
 STAGE = "benchmarks"
@@ -105,11 +105,6 @@ class Suite:
                 f"suite {self.name!r} has a value out of range: {'; '.join(bad)}",
                 fix="the docstrings of bfsr_edge/benchmarks/suite.py say what is allowed",
             )
-
-
-def list_suites() -> list[str]:
-    """The names that ``load_suite`` knows."""
-    return list_tomls(STAGE)
 
 
 def load_suite(name_or_path: str) -> Suite:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge.errors import ModelError, UsageError
+from bfsr_edge.errors import ModelError, UsageError, first_line
 from bfsr_edge.quantization import LEVELS, METHODS, RECALIBRATE, SMALLEST
 from bfsr_edge.runtime.base import require
 
@@ -164,7 +164,7 @@ def activations(proto: onnx.ModelProto, tensors: Sequence[str], pictures: Sequen
         model = core.read_model(probe.SerializeToString())
         compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except RuntimeError as error:
-        raise ModelError("OpenVINO cannot run the graph to calibrate", why=(str(error).splitlines()[0],)) from error
+        raise ModelError("OpenVINO cannot run the graph to calibrate", why=(first_line(error),)) from error
     request = compiled.create_infer_request()
     for picture in pictures:
         batch = np.ascontiguousarray(picture.transpose(2, 0, 1)[None], np.float32) / np.float32(255)

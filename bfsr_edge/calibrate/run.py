@@ -21,6 +21,7 @@ from bfsr_edge.calibrate.measure import Pair, Scores
 from bfsr_edge.calibrate.plan import Plan
 from bfsr_edge.calibrate.ranges import scales
 from bfsr_edge.errors import UsageError
+from bfsr_edge.files import replace, writing
 from bfsr_edge.quantization import (
     METHODS,
     Calibration,
@@ -102,6 +103,8 @@ def calibrate(
         The file cannot be used.
     BackendError
         A method, photographs or the plot need a package that is not installed.
+    BfsrError
+        A file cannot be written; those before it are whole, the calibration is the last.
     """
     plan = plan or Plan()
     needs_pairs = [name for name, on in (("--compare", compare), ("--sensitivity", sensitivity)) if on]
@@ -178,12 +181,15 @@ def calibrate(
         texts[f"{stem}.sensitivity.png"] = tables.layers_plot(calibration.layers, title)
 
     quantized = place(proto, calibration)
-    folder.mkdir(parents=True, exist_ok=True)
-    graph = tables.write(folder / f"{stem}.int8.onnx", quantized.SerializeToString(deterministic=True))
-    others = [tables.write(folder / name, content) for name, content in texts.items()]
-    target = folder / f"{stem}.calibration.json"
-    calibration.save(target)
-    return Outcome(calibration, (target, graph, *others), tuple(removed))
+    graph, target = folder / f"{stem}.int8.onnx", folder / f"{stem}.calibration.json"
+    contents = {graph: quantized.SerializeToString(deterministic=True)}
+    contents |= {folder / name: text if isinstance(text, bytes) else text.encode() for name, text in texts.items()}
+    for path, content in contents.items():
+        with writing(path):
+            replace(path, content)
+    with writing(target):
+        calibration.save(target)
+    return Outcome(calibration, (target, *contents), tuple(removed))
 
 
 class _Trial:

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from bfsr_edge.errors import BackendError
-from bfsr_edge.quantization import Drop, Layer
+from bfsr_edge.quantization import Drop, Layer, short_layer
 
 COLUMNS = ("layer", "share of MACs", "precision", "dB lost", "dB lost, worst picture")
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def layers_csv(layers: Sequence[Layer]) -> str:
@@ -83,7 +70,7 @@ def layers_plot(layers: Sequence[Layer], title: str) -> bytes:
         rows = [place for place in places if layers[place].precision == precision]
         axes.barh(rows, [layers[place].drop or 0.0 for place in rows], color=colour, label=label)
     axes.plot([layer.worst or 0.0 for layer in layers], places, "o", color="#d1603d", ms=4, label="worst picture")
-    axes.set_yticks(places, [f"{_short(layer.name)}  ({layer.share:.1%})" for layer in layers], fontsize=7)
+    axes.set_yticks(places, [f"{short_layer(layer.name)}  ({layer.share:.1%})" for layer in layers], fontsize=7)
     axes.set_ylim(len(layers) - 0.5, -0.5)
     axes.axvline(0, color="black", lw=0.8)
     axes.grid(axis="x", alpha=0.3)
@@ -93,13 +80,6 @@ def layers_plot(layers: Sequence[Layer], title: str) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
     return content.getvalue()
-
-
-def _short(name: str) -> str:
-    """``/encoder.1/encoder.1.0/conv1/Conv`` as ``encoder.1.0.conv1``."""
-    parts = [part for part in name.split("/") if part and part != "Conv"]
-    kept = [part for part, following in zip(parts, [*parts[1:], ""], strict=True) if not following.startswith(part)]
-    return ".".join(kept) or name
 
 
 def _decibels(layer: Layer, digits: int) -> tuple[str, str]:

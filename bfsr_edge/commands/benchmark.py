@@ -125,8 +125,9 @@ def _measure(suite: Suite, folder: Path, options: dict[str, Any], say: Say, prog
 
     from bfsr_edge.benchmarks import measure, pictures, prepare, results, state
     from bfsr_edge.benchmarks.measure import Bench
+    from bfsr_edge.runtime.machine import cores
 
-    threads = options["threads"] or state.cores()
+    threads = options["threads"] or cores()
     settings = {
         **dataclasses.asdict(suite),
         "threads": threads,

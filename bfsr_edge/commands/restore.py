@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bfsr_edge.errors import BackendError, UsageError
+from bfsr_edge.image_formats import FORMATS
 
 if TYPE_CHECKING:
     from bfsr_edge.restore.options import Options
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 FACES = ("auto", "only", "off", "aligned", "largest")
 FACE_OPTIONS = ("max_faces", "strength", "save_faces")
-FORMATS = ("jpeg", "png", "webp", "tiff", "bmp", "heic")
 EXAMPLES = """\b
 Examples:
   bfsr-edge restore photos/ --out results/
@@ -65,13 +65,17 @@ Exit codes: 0 all done, 1 some failed (or something else lay at a result's place
 @click.option(
     "--save-faces", type=click.Path(file_okay=False, path_type=Path), help="Folder for each face before and after."
 )
-@click.option("--reduce", type=int, help="Reduce a blurred picture so often first; times --scale at most 4.  [default: measured]")
+@click.option(
+    "--reduce", type=int, help="Reduce so often first, 1, 2 or 4; times --scale at most 4.  [default: measured]"
+)
 @click.option("--tta", is_flag=True, help="Restore all twice, once mirrored: a little better, twice the time.")
 @click.option("--tile", type=int, help="Side of a tile in pixels.  [default: the engine's, else 192 or 128]")
 @click.option("--overlap", type=int, help="Context at each inner edge of a tile, in pixels.  [default: 16]")
 @click.option("--batch", type=int, help="Tiles given to the network at a time.  [default: the engine's; 1]")
 @click.option("--threads", type=int, help="CPU threads for the network.  [default: all cores]")
-@click.option("--format", "format_", type=click.Choice(FORMATS), help="Of the results.  [default: that of the input]")
+@click.option(
+    "--format", "format_", type=click.Choice(tuple(FORMATS)), help="Of the results.  [default: that of the input]"
+)
 @click.option("--quality", type=int, help="1 to 100, for JPEG, WebP and HEIC.  [default: 95]")
 @click.option("--suffix", default="", help="Put between a result's name and its extension, such as _restored.")
 @click.option("--strip-metadata", is_flag=True, help="Carry no EXIF (date, place), only the colour profile.")

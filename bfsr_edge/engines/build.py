@@ -32,9 +32,6 @@ from bfsr_edge.runtime.base import by, tile_size
 from bfsr_edge.runtime.sidecar import Sidecar
 from bfsr_edge.weights import Model, list_models, sha256_of
 
-PRECISIONS = ("fp32", "fp16", "int8")
-FRONTENDS = ("onnx", "torch-tensorrt")
-
 
 @dataclass(frozen=True)
 class Request:
@@ -65,7 +62,7 @@ class Request:
     force: bool = False
     """Build even if an equal engine is there."""
     frontend: str = "onnx"
-    """One of ``FRONTENDS``."""
+    """"onnx" or "torch-tensorrt"."""
     checkpoint: Path | None = None
     """The checkpoint that the ONNX file came from; torch-tensorrt needs it."""
     asked: str = ""
@@ -229,9 +226,8 @@ class _Plan:
         weakly_typed = False
         flavour, version = self.request.profile.flavour, self.version()
         if flavour == "openvino":
-            compiled = openvino.prove(self.graph.content, self.precision, self.tile, uint8_io=self.request.uint8_io)
             plan = self.graph.content
-            facts["convolutions"] = compiled.convolutions
+            facts["convolutions"] = openvino.prove(plan, self.precision, self.tile, uint8_io=self.request.uint8_io)
         elif self.request.frontend == "torch-tensorrt":
             assert self.request.checkpoint is not None
             plan, version = torch_frontend.convert(

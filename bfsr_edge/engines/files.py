@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bfsr_edge.errors import ModelError
+from bfsr_edge.files import replace
 
 if sys.platform == "win32":
     import msvcrt
@@ -27,26 +27,17 @@ def temporary_of(path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all, synced.
 
     Raises
     ------
     ModelError
         The folder cannot be written to.
     """
-    temporary = temporary_of(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(path, content, sync=True)
     except OSError as error:
         raise unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):  # a folder that cannot be written to is said above
-            temporary.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, error: OSError) -> ModelError:

@@ -14,7 +14,7 @@ from bfsr_edge.errors import ModelError, UsageError
 from bfsr_edge.quantization import Calibration
 from bfsr_edge.runtime.base import CHANNELS
 from bfsr_edge.runtime.graph import read_graph
-from bfsr_edge.weights import Model, list_models, sha256_of
+from bfsr_edge.weights import Model, list_models, resolve, sha256_of
 from bfsr_edge.weights.graphs import read_onnx
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 OPSETS = range(13, 21)
 """Older ones have no per-channel DequantizeLinear; newer ones are not read by every TensorRT from 10.3 on."""
-QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def find_calibration(source: Source, given: Path | None) -> Path:
         return beside
     for entry in list_models():
         if any(file.sha256 == source.sha256 for file in entry.files.values()) and "calibration" in entry.files:
-            return _shipped(entry.files["calibration"])
+            return resolve(entry.name, kind="calibration").path
     raise UsageError(
         f"{source.name} has no calibration, so there is no INT8 graph of it",
         why=(f"there is no {beside.name} beside {source.path.name}",),
@@ -206,7 +205,7 @@ def _check_scales(path: Path, proto: onnx.ModelProto) -> None:
 
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     for node in proto.graph.node:
-        if node.op_type not in QUANTIZERS or node.input[1] not in stored:
+        if node.op_type not in lowering.QUANTIZERS or node.input[1] not in stored:
             continue
         values: np.ndarray[Any, Any] = numpy_helper.to_array(stored[node.input[1]]).astype(np.float32)
         if not (np.isfinite(values).all() and values.min() > 0):
@@ -215,18 +214,6 @@ def _check_scales(path: Path, proto: onnx.ModelProto) -> None:
                 why=("scales are finite and above zero", "the calibration saw nothing but zeros there"),
                 fix="bfsr-edge calibrate --faces DIR --model FILE.onnx",
             )
-
-
-def _shipped(file: Any) -> Path:
-    """The shipped file, checked against the manifest."""
-    path: Path = file.path
-    if sha256_of(path) != file.sha256:
-        raise ModelError(
-            f"the shipped file {path} is not what the manifest lists",
-            why=("the download or the disk damaged it, or it was edited",),
-            fix="pip install --force-reinstall bfsr-edge",
-        )
-    return path
 
 
 def _calibrate(source: Source) -> str:

@@ -13,9 +13,9 @@ import numpy as np
 
 from bfsr_edge import precision as lowering
 from bfsr_edge.engines.openvino import layers as openvino_layers
-from bfsr_edge.errors import BfsrError, ModelError, UsageError
+from bfsr_edge.errors import BfsrError, ModelError, UsageError, first_line
 from bfsr_edge.runtime import machine, sidecar, trt
-from bfsr_edge.runtime.base import CHANNELS, by, first_line, require
+from bfsr_edge.runtime.base import CHANNELS, by, require
 from bfsr_edge.runtime.graph import read_graph
 from bfsr_edge.runtime.openvino import ELEMENT_TYPES, EXECUTED, INSTALL
 from bfsr_edge.runtime.sidecar import Sidecar
@@ -325,13 +325,6 @@ def _shares(shares: dict[str, float]) -> str:
 
 def _quantized_convolutions(proto: Any) -> set[str]:
     """Names of the convolutions whose input and weights come out of a DequantizeLinear, moved or not."""
-    made = {output: node for node in proto.graph.node for output in node.output}
-
-    def dequantized(name: str) -> bool:
-        node = made.get(name)
-        while node is not None and node.op_type in lowering.MOVES_ONLY:
-            node = made.get(node.input[0])
-        return node is not None and node.op_type == "DequantizeLinear"
-
+    made = lowering.makers(proto)
     convolutions = (node for node in proto.graph.node if node.op_type == "Conv")
-    return {node.name for node in convolutions if all(dequantized(name) for name in node.input[:2])}
+    return {node.name for node in convolutions if all(lowering.dequantized(name, made) for name in node.input[:2])}

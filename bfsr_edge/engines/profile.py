@@ -10,7 +10,6 @@ from bfsr_edge.settings import from_mapping, read_toml
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
-MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,6 @@ class Profile:
     """Words that the device tree's model holds on such a board; empty where there is no device tree."""
     memory_gib: tuple[int, ...] = ()
     """Memory of its variants."""
-    shared_memory: bool = False
-    """Whether CPU and GPU share that memory."""
     dla_cores: int = 0
     """Deep learning accelerators of the largest variant."""
     workspace_mib: int = 0

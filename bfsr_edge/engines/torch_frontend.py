@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bfsr_edge.errors import BackendError, ModelError, UsageError
-from bfsr_edge.runtime.base import CHANNELS, first_line, require
+from bfsr_edge.errors import BackendError, ModelError, UsageError, first_line
+from bfsr_edge.runtime.base import CHANNELS, require
 
 INSTALL = "pip install 'bfsr-edge[torch-tensorrt]' beside a CUDA build of torch of the same minor version"
 

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfsr_edge.errors import ModelError
+from bfsr_edge.errors import ModelError, first_line
+from bfsr_edge.files import replace
 from bfsr_edge.models.base import Network
 from bfsr_edge.models.registry import ARCHITECTURES, create
 
@@ -81,17 +82,8 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], head
     """A safetensors file, synced and renamed into place: after a kill or a full disk the old file is still whole."""
     from safetensors.torch import save
 
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:  # safetensors' own save_file makes files that only their owner can read
-            file.write(save(tensors, header))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # safetensors' own save_file makes files that only their owner can read
+    replace(Path(path), save(tensors, header), sync=True)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -186,7 +178,7 @@ def _built(architecture: str, settings: dict[str, Any], tensors: Mapping[str, Te
         raise
     except (RuntimeError, TypeError, ValueError, ArithmeticError, IndexError) as error:
         raise ModelError(
-            f"the tensors of {path} do not fit its architecture, {architecture}", why=(_first_line(error),)
+            f"the tensors of {path} do not fit its architecture, {architecture}", why=(first_line(error),)
         ) from error
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
     different = next(_differences(wanted, tensors), "")
@@ -236,7 +228,7 @@ def _load_published(path: Path) -> Network:
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError … for files it will not open
         raise ModelError(
             f"{path} cannot be opened as weights only",
-            why=("it holds more than tensors, and running code from a file is refused", _first_line(error)),
+            why=("it holds more than tensors, and running code from a file is refused", first_line(error)),
             fix="save its state_dict alone, then load that",
         ) from error
     tensors = _state_dict(content)
@@ -278,10 +270,6 @@ def _check_archive(path: Path) -> None:
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed or sum(entry.file_size for entry in entries) > size:
         raise ValueError(f"it unpacks to more than its {size} bytes, which torch never writes")
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ tiles as they are, and so does an engine that does not know what it takes.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shlex
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from bfsr_edge.errors import OutOfMemory
 from bfsr_edge.restore.options import Options
 from bfsr_edge.runtime.base import EngineInfo
+from bfsr_edge.runtime.machine import cores, read_text
 
 LEAST_TILE = 64
 """Smaller tiles would be mostly overlap."""
@@ -60,7 +60,7 @@ def told(amount: int | None) -> str:
 
 def _limits(root: Path) -> Iterator[int]:
     """What each limit that binds this process leaves, in bytes."""
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", read_text(root / "proc/meminfo"), re.MULTILINE)
     if found:
         yield int(found[1]) * 1024
     yield from _group_limits(root)
@@ -68,14 +68,14 @@ def _limits(root: Path) -> Iterator[int]:
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        pages = _text(root / "proc/self/statm").split()
+        pages = read_text(root / "proc/self/statm").split()
         if limit != resource.RLIM_INFINITY and pages:
             yield max(0, limit - int(pages[0]) * resource.getpagesize())
 
 
 def _group_limits(root: Path) -> Iterator[int]:
     """What the control groups of this process leave: version 2 and 1, its own group and those above it."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if not controllers:
             base, most, used, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
@@ -89,18 +89,11 @@ def _group_limits(root: Path) -> Iterator[int]:
         for group in {inside, *inside.parents, Path()}:
             folder = root / base / group
             with contextlib.suppress(ValueError):  # "max", or no such file
-                limit = int(_text(folder / most))
+                limit = int(read_text(folder / most))
                 # files that were read are counted as used, and given up when memory is asked for
-                reclaimable = re.search(rf"^{cache} (\d+)", _text(folder / "memory.stat"), re.MULTILINE)
+                reclaimable = re.search(rf"^{cache} (\d+)", read_text(folder / "memory.stat"), re.MULTILINE)
                 if limit < _UNLIMITED:
-                    yield max(0, limit - int(_text(folder / used)) + (int(reclaimable[1]) if reclaimable else 0))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
+                    yield max(0, limit - int(read_text(folder / used)) + (int(reclaimable[1]) if reclaimable else 0))
 
 
 def _free_on_gpu(index: int) -> int | None:
@@ -130,9 +123,7 @@ def streams_for(device: str, threads: int | None) -> int:
     """Runs of the network at a time: on a CPU one for each thread, as a core that is taken away holds up one alone."""
     if device != "cpu":
         return 1
-    # the cores that this process may use; Windows and macOS do not tell
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_STREAMS, cores if threads is None else threads))
+    return max(1, min(MOST_STREAMS, cores() if threads is None else threads))
 
 
 def needed(info: EngineInfo, side: int, *, batch: int, streams: int, width: int) -> int:

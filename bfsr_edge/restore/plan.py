@@ -62,7 +62,6 @@ class Task:
     """A picture that will be restored."""
 
     job: Job
-    header: images.Header
     tile: int
     """Side of its tiles."""
     recipe: str
@@ -150,4 +149,4 @@ def _task(job: Job, options: Options, weights: str, outcome: Outcome) -> Task | 
                 outcome.fix = "add --overwrite to make it again, or take --format png, which is skipped when it is done"
             return None
         outcome.reason = "made anew, as weights or options have changed"
-    return Task(job, header, tile, recipe, outcome)
+    return Task(job, tile, recipe, outcome)

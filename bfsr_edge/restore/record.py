@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bfsr_edge import __version__
 from bfsr_edge.errors import ImageError
+from bfsr_edge.files import sha256
 from bfsr_edge.images import read_xmp
 
 _PACKET = (
@@ -67,11 +68,7 @@ def record_of(path: Path) -> Record | None:
 
 def digest_of(path: Path) -> str:
     """sha256 of a file; ImageError where it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return sha256(path)
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError, BfsrError, OutOfMemory, UsageError
+from bfsr_edge.errors import BackendError, BfsrError, OutOfMemory, UsageError, first_line
 
 # importing OpenVINO tells Google Analytics so, in a process of its own, unless the module that does it is not there
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -249,14 +249,6 @@ def from_uint8(values: npt.NDArray[Any]) -> Batch:
     if values.dtype == np.uint8:
         return np.asarray(np.divide(values, np.float32(255), dtype=np.float32), order="C")
     return np.array(values, dtype=np.float32, order="C")
-
-
-def first_line(error: BaseException) -> str:
-    """What a library's exception says, without its stack of C++ frames."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # OpenVINO begins with the place in its source; what happened follows
-    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
-    return (told or lines or [type(error).__name__])[0]
 
 
 def by(shape: Sequence[int]) -> str:

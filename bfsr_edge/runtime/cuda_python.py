@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError
+from bfsr_edge.errors import BackendError, first_line
 from bfsr_edge.runtime import cuda, machine
-from bfsr_edge.runtime.base import first_line
 
 NAME = "cuda-python"
 ERROR_LENGTH = 256

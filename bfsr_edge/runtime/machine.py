@@ -76,11 +76,8 @@ def cuda_version() -> str:
 
 def driver_version() -> str:
     """The NVIDIA driver, such as "580.65.06"; empty where it does not say."""
-    try:
-        # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  …"; the open modules name the architecture later
-        found = re.search(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", _NVIDIA_PROC.read_text("utf-8"), re.MULTILINE)
-    except OSError:
-        return ""
+    # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  …"; the open modules name the architecture later
+    found = re.search(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", read_text(_NVIDIA_PROC), re.MULTILINE)
     return found[1] if found else ""
 
 
@@ -115,6 +112,12 @@ def cpu_name() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
+def cores() -> int:
+    """CPU cores that this process may use: taskset and batch systems give it fewer than the machine has."""
+    # Windows and macOS do not tell
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cpu_features() -> tuple[str, ...]:
     """Those of ``CPU_FEATURES`` that this CPU has; empty where the system does not tell (not Linux)."""
     flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
@@ -134,11 +137,26 @@ def cache_folder() -> Path:
     return Path(base) / "bfsr-edge"
 
 
-def _cpuinfo(field: str) -> str:
+def read_text(path: Path) -> str:
+    """A small file of the system, without blanks around; empty where it is missing or cannot be read."""
     try:
-        found = re.search(rf"^{field}\s*:\s*(.+)$", _CPUINFO.read_text("utf-8", "replace"), re.MULTILINE)
+        return path.read_text("utf-8", "replace").strip()
     except OSError:
         return ""
+
+
+def version(distribution: str) -> str:
+    """Of an installed distribution; empty where there is none."""
+    from importlib import metadata  # heavy, and only asked for by a few commands
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _cpuinfo(field: str) -> str:
+    found = re.search(rf"^{field}\s*:\s*(.+)$", read_text(_CPUINFO), re.MULTILINE)
     return found[1].strip() if found else ""
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError, ModelError
-from bfsr_edge.runtime import base
+from bfsr_edge.errors import BackendError, ModelError, first_line
+from bfsr_edge.precision import is_quantized
+from bfsr_edge.runtime import base, machine
 from bfsr_edge.runtime.graph import read_graph
 from bfsr_edge.weights import Model
 
 NAME = "onnxruntime"
-KIND = "onnx"
 INSTALL = "pip install 'bfsr-edge[onnxruntime]'"
 INSTALL_CUDA = "pip uninstall onnxruntime; pip install onnxruntime-gpu"
-QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
 HELD = 1.25
 """Memory taken for what the graph says is alive: 1.2 on the default network, measured as in ``openvino``."""
 WARNING = 3  # ONNX Runtime's severity: errors only
@@ -59,7 +57,7 @@ def load(
     streams = streams if device == "cpu" else 1
     if threads is not None or streams > 1:
         # each run takes so many threads, and several may run on one session
-        options.intra_op_num_threads = max(1, (threads or os.cpu_count() or 1) // streams)
+        options.intra_op_num_threads = max(1, (threads or machine.cores()) // streams)
     try:
         session = onnxruntime.InferenceSession(
             graph.content, options, providers=[provider], provider_options=[provider_options]
@@ -67,7 +65,7 @@ def load(
     except Exception as error:  # its classes derive from Exception itself
         raise ModelError(
             f"{NAME} cannot load {model.path} with tiles of {graph.tile[0]}×{graph.tile[1]}",
-            why=(base.first_line(error),),
+            why=(first_line(error),),
             fix="export it again with bfsr-edge export, or use --backend openvino",
         ) from error
     if session.get_providers()[0] != provider:
@@ -110,5 +108,4 @@ def _executed(content: bytes) -> str:
     """ONNX Runtime computes in the types of the graph: float32, and integers where Q/DQ nodes stand."""
     import onnx
 
-    operators = {node.op_type for node in onnx.load_from_string(content).graph.node}
-    return "fp32+int8" if operators & QUANTIZED else "fp32"
+    return "fp32+int8" if is_quantized(onnx.load_from_string(content)) else "fp32"

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError, ModelError, UsageError
+from bfsr_edge.errors import BackendError, ModelError, UsageError, first_line
 from bfsr_edge.runtime import base, machine, sidecar
 from bfsr_edge.runtime.graph import read_graph
 from bfsr_edge.weights import Model
 
 NAME = "openvino"
-KIND = "onnx"
 INSTALL = "pip install openvino"
 # ours -> OpenVINO's names of element types
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -198,7 +197,7 @@ def _precision_of(described: sidecar.Sidecar, model: Model, asked: str) -> str:
 def _reason(error: Exception) -> str:
     """The line of a long report that names what OpenVINO does not know, else the first that says something."""
     unknown = [line.strip(" -") for line in str(error).splitlines() if "No conversion rule" in line]
-    return unknown[0] if unknown else base.first_line(error)
+    return unknown[0] if unknown else first_line(error)
 
 
 def _executed(compiled: Any, asked: str) -> str:

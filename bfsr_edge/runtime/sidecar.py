@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bfsr_edge.errors import ModelError
+from bfsr_edge.files import replace
 from bfsr_edge.runtime import machine
 from bfsr_edge.weights import Model
 
@@ -91,15 +91,9 @@ def path_of(engine: Path) -> Path:
 
 
 def write(engine: Path, sidecar: Sidecar) -> None:
-    """Write the sidecar of ``engine``, whole or not at all."""
-    path = path_of(engine)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        content = {"version": VERSION, **dataclasses.asdict(sidecar)}
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write the sidecar of ``engine``, whole or not at all; OSError where it cannot be written."""
+    content = {"version": VERSION, **dataclasses.asdict(sidecar)}
+    replace(path_of(engine), (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read(engine: Path) -> Sidecar:

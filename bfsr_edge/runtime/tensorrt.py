@@ -28,13 +28,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bfsr_edge.errors import BackendError, BfsrError, ModelError, OutOfMemory, UsageError
+from bfsr_edge.errors import BackendError, BfsrError, ModelError, OutOfMemory, UsageError, first_line
 from bfsr_edge.runtime import base, cuda, sidecar, trt
 from bfsr_edge.runtime.base import CHANNELS
 from bfsr_edge.weights import Model
 
 NAME = "tensorrt"
-KIND = "engine"
 PROFILE = 0
 SLOTS = 2
 MESSAGES_KEPT = 5
@@ -251,7 +250,7 @@ class Engine(base.Engine):
             self._graphs[key] = self._gpu.capture(self._compute, self._enqueue)
         except Exception as error:  # bindings raise what they like
             self._capturing = False
-            reason = "; ".join((error.what, *error.why)) if isinstance(error, BfsrError) else base.first_line(error)
+            reason = "; ".join((error.what, *error.why)) if isinstance(error, BfsrError) else first_line(error)
             LOG.warning("%s runs without CUDA graphs: %s", self.info.model, reason)
 
     def _collect(self, result: base.Batch, index: int, start: int, stop: int) -> None:

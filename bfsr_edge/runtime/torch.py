@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from bfsr_edge.errors import BackendError
+from bfsr_edge.errors import BackendError, first_line
 from bfsr_edge.runtime import base
 from bfsr_edge.weights import Model
 
 NAME = "torch"
-KIND = "checkpoint"
 INSTALL = "pip install 'bfsr-edge[train]'"
 # ours -> torch's names of element types
 ELEMENT_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -175,7 +174,7 @@ def _executed(network: Any, device: str, precision: str) -> str:
     except RuntimeError as error:
         raise BackendError(
             f"torch cannot run this network in {precision} on {device}",
-            why=(base.first_line(error),),
+            why=(first_line(error),),
             fix="use precision fp32",
         ) from error
     finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bfsr_edge.errors import BackendError, ModelError
+from bfsr_edge.errors import BackendError, ModelError, first_line
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Flavour to the module that holds its bindings."""
@@ -74,7 +74,7 @@ def load_api(flavour: str) -> Api:
     try:
         return _import(flavour)
     except Exception as error:  # a missing package, a stub without libraries, a missing driver: all differ
-        why = f"{flavour}: {_first_line(error)}"
+        why = f"{flavour}: {first_line(error)}"
         raise BackendError(f"{flavour} cannot be used here", why=(why,), fix=INSTALL[flavour]) from error
 
 
@@ -85,7 +85,7 @@ def importable() -> dict[str, str]:
         try:
             found[flavour] = _import(flavour).version
         except Exception as error:
-            found[flavour] = _first_line(error)
+            found[flavour] = first_line(error)
     return found
 
 
@@ -107,11 +107,6 @@ def _import(flavour: str) -> Api:
     if numbers < OLDEST[flavour]:
         raise ImportError(f"version {text} is older than {'.'.join(map(str, OLDEST[flavour]))}")
     return Api(module, flavour, matched[0], numbers)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 # ---- messages

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bfsr_edge import degrade
+from bfsr_edge import degrade, files
 from bfsr_edge.errors import BfsrError, TrainingError, UsageError
 from bfsr_edge.faceset import Face, find_faces
 from bfsr_edge.models import Network, create, load_checkpoint, parameter_count
@@ -257,7 +257,7 @@ def _epochs(recipe: Recipe, faces: list[Face]) -> str:
 
 def say_left_out(out: Path, bad: list[Bad]) -> str:
     """Writes the whole list to ``skipped.txt``; returns a line that counts it."""
-    disk.replace_file(out / "skipped.txt", "".join(f"{one}\n" for one in bad).encode())
+    files.replace(out / "skipped.txt", "".join(f"{one}\n" for one in bad).encode())
     return f"{len(bad)} faces are left out, {bad[0]}" + (
         f" and so on: {out / 'skipped.txt'} lists them" if len(bad) > 1 else ""
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from bfsr_edge.errors import TrainingError, UsageError
+from bfsr_edge.errors import TrainingError, UsageError, first_line
 from bfsr_edge.train.recipe import Recipe
 
 
@@ -48,7 +48,7 @@ def why_not(device: torch.device) -> str:
             warnings.simplefilter("ignore")
             torch.compile(probe)(torch.ones(8, device=device))
     except Exception as error:  # every part of the compiler has exceptions of its own
-        return _first_line(error)
+        return first_line(error)
     return ""
 
 
@@ -64,9 +64,5 @@ def compiling() -> Iterator[None]:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
         raise TrainingError(
-            "torch.compile could not compile the network", why=(_first_line(error),), fix="--compile off"
+            "torch.compile could not compile the network", why=(first_line(error),), fix="--compile off"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

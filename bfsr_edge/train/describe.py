@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bfsr_edge import degrade
+from bfsr_edge import degrade, files
 from bfsr_edge.errors import TrainingError, UsageError
 from bfsr_edge.faceset import Face, decode_face, find_faces
-from bfsr_edge.train import disk
 from bfsr_edge.train.headers import NAMED, Bad, find_bad
 from bfsr_edge.train.recipe import Recipe
 
@@ -385,9 +384,8 @@ def check_ours(out: Path) -> None:
 def save(found: Description, out: Path) -> None:
     """Write ``data.csv`` and ``data.png`` into ``out``, each whole or not at all; call `check_ours` before."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for name, content in zip(FILES, (csv_rows(found), drawn(found)), strict=True):
-            disk.replace_file(out / name, content)
+            files.replace(out / name, content)
     except OSError as error:
         raise TrainingError(
             f"{out} cannot be written to", why=(error.strerror or str(error),), fix="give another --out"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
-from bfsr_edge.errors import UsageError
+from bfsr_edge.errors import UsageError, first_line
 from bfsr_edge.train.recipe import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,15 +26,10 @@ def checked_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             f"there is no device {device} here",
-            why=(str(error).splitlines()[0],),
+            why=(first_line(error),),
             fix="use --device cpu, or install a PyTorch built for your GPU",
         ) from error
     return place
-
-
-def core_count() -> int:
-    """Cores that this process may use: taskset and batch systems give it fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_precision(recipe: Recipe, device: torch.device) -> str:

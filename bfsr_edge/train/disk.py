@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bfsr_edge.errors import TrainingError
+from bfsr_edge.files import process_runs
 
 FULL = {
     errno.ENOSPC: "no space is left on the device",
@@ -17,17 +18,7 @@ FULL = {
     errno.EFBIG: "a file may not grow as large here (ulimit -f, or the file system's limit)",
 }
 _TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write ``path`` whole or not at all: beside it first, then renamed over it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+"""What ``files.replace`` calls a file until it is whole."""
 
 
 @contextlib.contextmanager
@@ -63,15 +54,9 @@ def sweep(out: Path) -> None:
     """Remove the unfinished files that a killed run left in its folder."""
     for path in out.iterdir():
         match = _TEMPORARY.match(path.name)
-        if match and not _alive(int(match[1])):
+        if not match:
+            continue
+        process = int(match[1])
+        # of this number: nothing is being written yet, so that an earlier process had it, as in every container
+        if process == os.getpid() or not process_runs(process):
             path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return process != os.getpid()

@@ -9,7 +9,6 @@ The weights are ImageNet's and not ours to ship: they come from torchvision wher
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
 from collections.abc import Mapping
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bfsr_edge.errors import ModelError
+from bfsr_edge.errors import ModelError, first_line
+from bfsr_edge.files import sha256
 
 # places in torchvision's vgg19().features, up to conv5_4
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
@@ -135,17 +135,13 @@ def _split(file: str) -> tuple[Path, str]:
 
 def _check(path: Path, digits: str) -> None:
     """ModelError unless the file's sha256 begins with ``digits``."""
-    found = hashlib.sha256()
     try:
-        with open(path, "rb") as opened:
-            while chunk := opened.read(1 << 20):
-                found.update(chunk)
+        found = sha256(path)
     except OSError as error:
         raise ModelError(f"{path} cannot be read", why=(error.strerror or str(error),), fix=_FIX) from error
-    if not found.hexdigest().startswith(digits):
+    if not found.startswith(digits):
         raise ModelError(
-            f"{path} is not the file it should be: its sha256 begins with "
-            f"{found.hexdigest()[: len(digits)]}, not {digits}",
+            f"{path} is not the file it should be: its sha256 begins with {found[: len(digits)]}, not {digits}",
             why=("its download was cut short", "it is another file that was given this name"),
             fix=_FIX,
         )
@@ -160,9 +156,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError … for files it will not open
-        raise ModelError(
-            f"{path} cannot be opened as weights only", why=(str(error).splitlines()[0],), fix=_FIX
-        ) from error
+        raise ModelError(f"{path} cannot be opened as weights only", why=(first_line(error),), fix=_FIX) from error
     if not isinstance(content, Mapping):
         return {}
     return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}

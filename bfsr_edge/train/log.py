@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bfsr_edge.files import replace
 from bfsr_edge.train.board import Board
-from bfsr_edge.train.disk import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +66,7 @@ class Log:
         import cv2
 
         encoded = cv2.imencode(".png", draw(SIDE)[:, :, ::-1])[1]
-        replace_file(self.path.with_name("faces.png"), encoded.tobytes())
+        replace(self.path.with_name("faces.png"), encoded.tobytes())
         if on_board:
             sheet = draw(BOARD_SIDE)
             encoded = cv2.imencode(".jpg", sheet[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
@@ -86,7 +86,7 @@ class Log:
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
         writer.writerows(rows)
-        replace_file(self.path, text.getvalue().encode())
+        replace(self.path, text.getvalue().encode())
         self._columns = list(columns)
 
 
@@ -125,7 +125,7 @@ def draw_curves(log: Path, picture: Path) -> None:
             _line(right, negative, "C1")
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
-    replace_file(picture, drawn.getvalue())
+    replace(picture, drawn.getvalue())
 
 
 def _line(axes: Axes, points: list[tuple[int, float]], colour: str) -> None:

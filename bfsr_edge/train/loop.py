@@ -22,7 +22,6 @@ from bfsr_edge.train.begin import (
     check_same_state,
     forget_other_scores,
     make_batches,
-    new_training,
     own_workers,
     say_left_out,
     say_what_begins,
@@ -38,8 +37,6 @@ from bfsr_edge.train.measure import Means, Stopwatch
 from bfsr_edge.train.recipe import Recipe
 from bfsr_edge.train.state import Training, random_state, save_state
 from bfsr_edge.train.validate import draw_faces, score
-
-__all__ = ["Outcome", "make_batches", "move_average", "new_training", "provenance", "step", "train"]
 
 
 @dataclass(frozen=True)

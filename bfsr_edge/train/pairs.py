@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from bfsr_edge import degrade
 from bfsr_edge.faceset import Face, decode_face
+from bfsr_edge.runtime.machine import cores
 from bfsr_edge.train import augment
-from bfsr_edge.train.devices import core_count
 from bfsr_edge.train.recipe import Recipe
 
 Byte = NDArray[np.uint8]
@@ -145,7 +145,7 @@ def _batch(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 def worker_count(recipe: Recipe) -> int:
     """Processes that make batches on the CPU: the recipe's, or one for every two cores."""
-    return recipe.data.workers if recipe.data.workers >= 0 else max(1, core_count() // 2)
+    return recipe.data.workers if recipe.data.workers >= 0 else max(1, cores() // 2)
 
 
 def _prepare_worker(_worker: int) -> None:

@@ -10,7 +10,6 @@ The ONNX holds no weights: it names their places in the checkpoint (ONNX externa
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bfsr_edge.errors import ModelError, UsageError
+from bfsr_edge.files import sha256
 
 DEFAULT = "edge"
 FOLDER = Path(__file__).parent
@@ -149,7 +149,7 @@ def sha256_of(path: Path) -> str:
         The file cannot be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}", why=(error.strerror or str(error),)) from error
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bfsr_edge.errors import ModelError
+from bfsr_edge.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +45,7 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
     try:
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf and onnx raise several classes
-        raise _refused(path, _first_line(error)) from error
+        raise _refused(path, first_line(error)) from error
     try:
         for tensor in _tensors(proto):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -54,7 +54,7 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
                 _check_size(tensor)
         _check_structure(proto)
     except (ValueError, OSError) as error:
-        raise _refused(path, _first_line(error)) from error
+        raise _refused(path, first_line(error)) from error
     return proto
 
 
@@ -68,16 +68,12 @@ def _check_structure(proto: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # the latter for a message that is no UTF-8
-        reason = "a name in it is no text" if isinstance(error, UnicodeDecodeError) else _first_line(error)
+        reason = "a name in it is no text" if isinstance(error, UnicodeDecodeError) else first_line(error)
         raise ValueError(f"it is no valid graph: {reason}") from error
 
 
 def _refused(path: Path, reason: str) -> ModelError:
     return ModelError(f"{path} cannot be read as ONNX", why=(reason,), fix=FIX)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _tensors(message: Any) -> Iterator[onnx.TensorProto]:

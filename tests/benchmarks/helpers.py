@@ -10,6 +10,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from bfsr_edge.benchmarks import results
+from bfsr_edge.benchmarks.results import GalleryRow, Run
+from tests.benchmarks.report_run import write_csv
 from tests.engines.helpers import calibration, network
 
 TILE = 32
@@ -65,6 +68,22 @@ def make_suite(folder: Path, model: Path, **changes: str) -> Path:
     path = folder / "tiny.toml"
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path
+
+
+def save_run(run: Run, folder: Path) -> None:
+    """Every table that has rows, and machine.json, as a finished run leaves them; no pictures."""
+    results.write_json(folder / results.MACHINE, run.machine)
+    for name, kind in results.TABLES.items():
+        rows = getattr(run, name)
+        if rows or name == "engines":
+            results.write_table(folder / f"{name}.csv", rows, kind)
+    if run.gallery:
+        results.write_table(folder / results.GALLERY / "gallery.csv", run.gallery, GalleryRow)
+    for name, logged in run.curves.items():
+        columns = list(dict.fromkeys(key for row in logged for key in row))
+        write_csv(
+            folder / results.CURVES / f"{name}.csv", columns, [[row.get(key, "") for key in columns] for row in logged]
+        )
 
 
 def command(*arguments: object) -> list[str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bfsr_edge.benchmarks import results
+from bfsr_edge.benchmarks import measure, results
+from bfsr_edge.benchmarks.pictures import Pictures
 from bfsr_edge.benchmarks.results import (
     EngineRow,
     GalleryRow,
@@ -18,7 +19,10 @@ from bfsr_edge.benchmarks.results import (
     SizeRow,
     ThroughputRow,
 )
+from bfsr_edge.benchmarks.rooflines import Peaks
+from bfsr_edge.benchmarks.suite import Suite
 from bfsr_edge.errors import BfsrError, UsageError
+from tests.benchmarks.helpers import save_run
 
 CONTRACT = """
     id kind network precision backend backend_version device threads tile batch parameters gmacs mbytes n_images
@@ -46,7 +50,7 @@ def whole_run() -> Run:
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
-    whole_run().save(tmp_path)
+    save_run(whole_run(), tmp_path)
     assert Run.load(tmp_path) == whole_run()
 
 
@@ -79,6 +83,23 @@ def test_a_damaged_row_is_named(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(UsageError) as caught:
         results.read_table(path, LatencyRow)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_rows_of_an_engine_that_was_not_finished_are_removed(tmp_path: Path, finished: bool) -> None:
+    run = whole_run() if finished else dataclasses.replace(whole_run(), engines=())
+    extra = dataclasses.replace(run, latency=(*run.latency, LatencyRow("x", 0, 1.0)))
+    save_run(extra, tmp_path)
+    if not finished:
+        (tmp_path / "engines.csv").unlink()  # killed within the first engine
+    bench = measure.Bench(
+        Suite(), tmp_path, tmp_path / "work", Pictures((), ""), 1, Peaks(), lambda line: None, lambda *done: None
+    )
+    measure.run(bench, [])
+    kept = [row.id for row in run.engines]
+    for name, rows in (("images", run.images), ("latency", run.latency), ("throughput", run.throughput)):
+        found = results.read_table(tmp_path / f"{name}.csv", results.TABLES[name])
+        assert found == [row for row in rows if row.id in kept]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -110,7 +110,9 @@ def test_scores_are_those_of_the_engine(done: Done) -> None:
 
 
 def test_bicubic_is_opencv_s(done: Done) -> None:
-    for row in (row for row in done.run.images if row.id == "bicubic-opencv"):
+    rows = [row for row in done.run.images if row.id == "bicubic-opencv"]
+    assert len(rows) == 3
+    for row in rows:
         low, truth = (picture(done.folder / side / row.image) for side in ("lq", "gt"))
         larger = cv2.resize(low, (4 * TILE, 4 * TILE), interpolation=cv2.INTER_CUBIC)
         assert row.psnr == pytest.approx(psnr(np.asarray(larger, np.uint8), truth), abs=1e-3)

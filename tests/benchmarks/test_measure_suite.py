@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from bfsr_edge.benchmarks.suite import Suite, list_suites, load_suite
+from bfsr_edge.benchmarks.suite import STAGE, Suite, load_suite
 from bfsr_edge.errors import UsageError
+from bfsr_edge.resources import list_tomls
 
 
 def test_the_two_suites_keep_the_protocol() -> None:
-    assert list_suites() == ["full", "quick"]
-    for name in list_suites():
+    assert list_tomls(STAGE) == ["full", "quick"]
+    for name in list_tomls(STAGE):
         suite = load_suite(name)
         assert suite.name == name
         assert suite.warm_seconds >= 0.2

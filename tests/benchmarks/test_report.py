@@ -18,6 +18,7 @@ from bfsr_edge.benchmarks.report_speed import front
 from bfsr_edge.benchmarks.report_svg import Axis, Box, Canvas, place_labels, spread
 from bfsr_edge.benchmarks.results import EngineRow, ImageRow, LatencyRow, Run
 from bfsr_edge.errors import UsageError
+from tests.benchmarks.helpers import save_run
 from tests.benchmarks.report_run import ENGINES, SKIPPED, make
 
 
@@ -50,7 +51,7 @@ def part(page: str, start: str, end: str) -> str:
 def saved(folder: Path, *engines: EngineRow, **tables: object) -> Path:
     """A run folder with these engines."""
     run = dataclasses.replace(Run(machine={"cpu": {"name": "a CPU"}}, engines=engines), **tables)  # type: ignore[arg-type]
-    run.save(folder)
+    save_run(run, folder)
     return folder
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -298,6 +300,35 @@ def test_without_matplotlib(model: Path, faces: Path, pairs: list[str], monkeypa
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = wrong(model, "--faces", faces, *pairs, "--sensitivity", code=1)
     assert "pip install 'bfsr-edge[train]'" in said
+
+
+def test_a_place_that_cannot_be_written_to(model: Path, faces: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file")
+    done = run("--faces", faces, "--model", model, "--out", blocked, *SETTINGS, "--quiet")
+    assert (done.exit_code, isinstance(done.exception, SystemExit)) == (1, True)
+    assert f"cannot write {blocked / 'it.int8.onnx'}\n" in done.output
+    assert "choose another --out" in done.output
+    assert files(model.parent) == ["it.onnx"]
+
+
+@pytest.mark.parametrize("name", ["it.int8.onnx", "it.calibration.json"])
+def test_a_full_disk(model: Path, faces: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there before stays, and no temporary file does."""
+    (model.parent / name).write_text("earlier")
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if target.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    done = run("--faces", faces, "--model", model, *SETTINGS, "--quiet")
+    assert (done.exit_code, isinstance(done.exception, SystemExit)) == (1, True)
+    assert f"cannot write {model.parent / name}\n  likely because No space left on device\n" in done.output
+    assert (model.parent / name).read_text() == "earlier"
+    assert not [left for left in files(model.parent) if left.startswith(".")]
 
 
 # ---- photographs

@@ -116,6 +116,21 @@ def test_weights_that_are_no_numbers(pictures: list[NDArray[np.uint8]]) -> None:
         scales(proto, list(source_tensors(proto).values()), pictures, ["max"], 99.9)
 
 
+def test_a_graph_that_openvino_refuses_without_a_word(
+    pictures: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import openvino
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    proto = graph("edsr")
+    monkeypatch.setattr(openvino.Core, "compile_model", fail)
+    with pytest.raises(ModelError, match="OpenVINO cannot run the graph to calibrate") as caught:
+        scales(proto, list(source_tensors(proto).values()), pictures, ["max"], 99.9)
+    assert caught.value.why == ("RuntimeError",)
+
+
 def test_without_onnxruntime(pictures: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two methods need it and say how to get it; the others do not."""
     proto = graph("edsr")

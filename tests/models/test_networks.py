@@ -98,14 +98,17 @@ def test_networks_begin_as_published(architecture: str, gains: dict[str, float])
     """mmediting's: Kaiming-normal times a gain, and no bias. What is not named begins as torch has it."""
     torch.manual_seed(0)
     network = create(architecture, blocks=2, channels=32)
+    seen = set()
     for name, layer in network.named_modules():
-        gain = gains.get(name.partition(".")[0])
-        if isinstance(layer, nn.Conv2d) and gain:
+        part = name.partition(".")[0]
+        if isinstance(layer, nn.Conv2d) and part in gains:
+            seen.add(part)
             fan_in = layer.weight[0].numel()
             spread = float(layer.weight.detach().std())
-            assert spread == pytest.approx(gain * (2 / fan_in) ** 0.5, rel=0.1), name
+            assert spread == pytest.approx(gains[part] * (2 / fan_in) ** 0.5, rel=0.1), name
             assert layer.bias is not None
             assert not layer.bias.any(), name
+    assert seen == set(gains)
 
 
 def test_edge_unet_holds_only_what_quantizes_and_fuses() -> None:

@@ -14,23 +14,12 @@ from click.testing import CliRunner, Result
 
 from bfsr_edge import images
 from bfsr_edge.cli import main
-from bfsr_edge.runtime import built
 from bfsr_edge.weights import sha256_of
 from tests.runtime.engine_files import Bench, with_fields, write_engine
 
 Photo = Callable[..., npt.NDArray[Any]]
 
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(monkeypatch, "10.3.0")
-
-
-@pytest.fixture(autouse=True)
-def _empty_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BFSR_EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(built, "stage_folder", lambda stage: tmp_path / "checkout" / stage)
+pytestmark = pytest.mark.usefixtures("empty_places")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-SCALE, STRIDE, RADIUS = 4, 8, 1
+SCALE, STRIDE = 4, 8
 SHAPE = ("N", 3, 16, 24)
 METADATA = {"bfsr_edge.scale": "4", "bfsr_edge.stride": "8", "bfsr_edge.receptive_field": "1"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,6 +131,15 @@ class TestONNXRuntime:
         engine = load(write(), backend="onnxruntime", threads=1)
         assert isinstance(engine, onnxruntime.Engine)
         assert engine._session.get_session_options().intra_op_num_threads == 1
+
+    def test_streams_share_the_cores_that_this_process_may_use(
+        self, write: Write, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "cpu_count", lambda: 64)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1, 2, 3}, raising=False)
+        engine = load(write(), backend="onnxruntime", streams=2)
+        assert isinstance(engine, onnxruntime.Engine)
+        assert engine._session.get_session_options().intra_op_num_threads == 2
 
     def test_cuda_that_falls_back_is_an_error(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         """The package offers CUDA, but a session made for it lands on the CPU: a library is missing."""

@@ -20,20 +20,7 @@ from tests.runtime.engine_files import Bench, described, with_fields, write_engi
 Write = Callable[..., Path]
 Noise = Callable[..., NDArray[np.float32]]
 
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(monkeypatch, "10.3.0")
-
-
-@pytest.fixture(autouse=True)
-def _empty_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No engine of this machine's user or of the checkout."""
-    from bfsr_edge.runtime import built
-
-    monkeypatch.setenv("BFSR_EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(built, "stage_folder", lambda stage: tmp_path / "checkout" / stage)
+pytestmark = pytest.mark.usefixtures("empty_places")
 
 
 @pytest.fixture
@@ -310,6 +297,13 @@ class TestMachine:
         assert machine.cpu_features() == ("avx2", "avx512_vnni")
         path.write_text("processor : 0\nFeatures\t: fp asimd asimddp\n")
         assert machine.cpu_features() == ("asimd", "asimddp")
+
+    def test_files_and_packages_that_are_not_there(self, tmp_path: Path) -> None:
+        (tmp_path / "odd").write_bytes(b" on\xff\n")
+        assert machine.read_text(tmp_path / "odd") == "on\ufffd"
+        assert machine.read_text(tmp_path / "none") == machine.read_text(tmp_path) == ""
+        assert machine.version("numpy")
+        assert machine.version("no-such-distribution") == ""
 
     def test_gpus_of_a_driver(self) -> None:
         """What the driver is asked, on a Jetson and beside a card."""

@@ -23,11 +23,6 @@ Noise = Callable[..., NDArray[np.float32]]
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(monkeypatch, "10.3.0")
-
-
-@pytest.fixture
 def engine_file(tmp_path: Path, bench: Bench) -> Path:
     return write_engine(tmp_path / "tiny.engine", bench.release)
 

@@ -371,6 +371,14 @@ def test_a_file_without_a_sum_is_refused(tmp_path: Path, vgg: Path) -> None:
     )
 
 
+def test_a_file_that_torch_refuses_without_a_word(vgg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(torch, "load", fail)
+    assert refusal(vgg) == f"{vgg} cannot be opened as weights only\n  likely because EOFError\n  next: {FIX}"
+
+
 def without(name: str) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in vgg_tensors().items() if key != name}
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bfsr_edge import files
 from bfsr_edge.errors import TrainingError
 from bfsr_edge.models import read_header
 from bfsr_edge.train import disk, loop
@@ -198,6 +199,30 @@ def test_only_leftovers_of_processes_that_are_gone_are_swept(tmp_path: Path) -> 
         (tmp_path / name).touch()
     disk.sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {f".log.csv.{os.getppid()}.tmp", "mine.tmp"}
+
+
+def test_leftovers_of_this_number_and_of_impossible_ones(tmp_path: Path) -> None:
+    """An earlier run in a container had this number; a number that no system has is nobody's to remove."""
+    beyond = f".log.csv.{'9' * 30}.tmp"
+    for name in (f".log.csv.{os.getpid()}.tmp", beyond):
+        (tmp_path / name).touch()
+    disk.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [beyond]
+
+
+def test_what_a_kill_leaves_has_the_name_that_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(source: Path, _target: Path) -> None:
+        os.link(source, tmp_path / "run" / source.name.replace(str(os.getpid()), str(gone.pid)))
+        raise OSError("killed")
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(OSError, match="killed"):
+        files.replace(tmp_path / "run" / "log.csv", b"")
+    assert len(list((tmp_path / "run").iterdir())) == 1
+    disk.sweep(tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_a_row_that_was_cut_off_is_dropped_wherever_it_was_cut(tmp_path: Path) -> None:

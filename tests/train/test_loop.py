@@ -32,10 +32,11 @@ from bfsr_edge.errors import TrainingError, UsageError
 from bfsr_edge.models import create, load_checkpoint, parameter_count, read_header, save_checkpoint
 from bfsr_edge.resources import find_toml, list_tomls
 from bfsr_edge.train import dryrun
+from bfsr_edge.train.begin import new_training
 from bfsr_edge.train.compile import choose_compile
-from bfsr_edge.train.devices import choose_precision
+from bfsr_edge.train.devices import checked_device, choose_precision
 from bfsr_edge.train.interrupt import Interrupt
-from bfsr_edge.train.loop import new_training, train
+from bfsr_edge.train.loop import train
 from bfsr_edge.train.recipe import Adversarial, Data, Network, Optimizer, Recipe, load_recipe
 from bfsr_edge.train.state import Training
 from bfsr_edge.train.validate import predict
@@ -224,6 +225,16 @@ def test_too_few_faces_and_wrong_devices_are_refused(faces: Path, tmp_path: Path
         train(many, tmp_path / "run")
     with pytest.raises(UsageError, match="no device"):
         train(recipe, tmp_path / "run", device="cuda:77")
+
+
+def test_a_device_that_fails_without_a_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(UsageError, match="there is no device cuda here") as caught:
+        checked_device("cuda")
+    assert caught.value.why == ("AssertionError",)
 
 
 @pytest.mark.parametrize("name", list_tomls("train"))

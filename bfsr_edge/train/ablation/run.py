@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from bfsr_edge.errors import BfsrError, TrainingError, UsageError
+from bfsr_edge.files import replace
 from bfsr_edge.models import create, gmacs, parameter_count
 from bfsr_edge.train import disk
 from bfsr_edge.train.ablation.recipes import NO_PART, as_json, differences, flat
@@ -313,8 +314,7 @@ class Ablation:
 
     def _write(self, name: str, content: bytes) -> None:
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            disk.replace_file(self.out / name, content)
+            replace(self.out / name, content)
         except OSError as error:
             raise TrainingError(
                 f"{self.out / name} cannot be written",

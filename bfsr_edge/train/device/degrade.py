@@ -27,13 +27,8 @@ def to_device(values: Any, device: torch.device, dtype: torch.dtype = torch.floa
     return table.to(device, non_blocking=True)
 
 
-def blur_kernels(degradations: Sequence[Degradation], device: torch.device) -> Tensor:
-    """Bivariate Gaussians N×41×41, each of sum 1 (see `bfsr_edge.degrade.blur_kernel`)."""
-    table = to_device([(d.sigma_x, d.sigma_y, d.angle) for d in degradations], device)
-    return _gaussians(*table.t())
-
-
-def _gaussians(sigma_x: Tensor, sigma_y: Tensor, angle: Tensor) -> Tensor:
+def gaussians(sigma_x: Tensor, sigma_y: Tensor, angle: Tensor) -> Tensor:
+    """Bivariate Gaussians N×41×41, each of sum 1, from three vectors (see `bfsr_edge.degrade.blur_kernel`)."""
     device = sigma_x.device
     sigma_x, sigma_y, angle = (values.view(-1, 1, 1) for values in (sigma_x, sigma_y, angle))
     axis = torch.arange(KERNEL_SIZE, device=device).float() - KERNEL_SIZE // 2
@@ -116,7 +111,7 @@ def apply(image: Tensor, degradations: Sequence[Degradation], noise: Tensor) -> 
     there_and_back = torch.cat((full, small)), torch.cat((small, full)), torch.cat((down, up))
     matrices = resize_matrix(*there_and_back, side, side)
 
-    x = blur(image / 255, _gaussians(sigma_x, sigma_y, angle))
+    x = blur(image / 255, gaussians(sigma_x, sigma_y, angle))
     matrix = matrices[:count, :canvas]
     x = resize(x, matrix, matrix)
     x = to_levels(x + noise[..., :canvas, :canvas] * strength.view(-1, 1, 1, 1))

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from bfsr_edge.errors import TrainingError
 from bfsr_edge.faceset import Face, decode_face
+from bfsr_edge.runtime.machine import cores
 from bfsr_edge.train import pairs
 from bfsr_edge.train.device import augment as device_augment
 from bfsr_edge.train.device import degrade as device_degrade
 from bfsr_edge.train.device.resize import resize_matrix
-from bfsr_edge.train.devices import core_count
 from bfsr_edge.train.recipe import Recipe
 
 AREA = 1  # its index in bfsr_edge.degrade.MODES
@@ -42,7 +42,7 @@ def cache_faces(faces: Sequence[Face], size: int, device: torch.device) -> Tenso
     def load(index: int) -> None:
         cache[index] = torch.from_numpy(decode_face(faces[index], size)).to(device).permute(2, 0, 1)
 
-    with ThreadPoolExecutor(core_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(load, range(len(faces))))
     return cache
 
