@@ -17,6 +17,7 @@ from bfsr_edge.engines.build import Outcome, Request
 from bfsr_edge.engines.builder import Progress
 from bfsr_edge.engines.graphs import read_source
 from bfsr_edge.errors import UsageError
+from bfsr_edge.files import writing
 from bfsr_edge.runtime import load, sidecar
 from bfsr_edge.runtime.base import CHANNELS, Engine
 
@@ -91,7 +92,8 @@ def build_auto(
     assert winner.sidecar is not None
     measured = {"floating_ms": slow * 1e3, "int8_ms": fast * 1e3, "budget_db": budget, "reason": reason}
     described = dataclasses.replace(winner.sidecar, options={**winner.sidecar.options, "auto": measured})
-    sidecar.write(winner.path, described)
+    with writing(winner.path):
+        sidecar.write(winner.path, described)
     return dataclasses.replace(winner, sidecar=described, notes=(*winner.notes, told))
 
 
