@@ -27,11 +27,29 @@ from bfsr_edge.train.recipe import load_recipe
 SIDE = 128
 LIMIT_MS = 12.0
 CANDIDATES: dict[str, dict[str, Any]] = {
+    "a block less at full and at half size": {
+        "widths": [32, 64, 96, 128, 128],
+        "encoder": [0, 1, 1, 1, 1],
+        "decoder": [1, 2, 2, 1],
+    },
+    "two blocks more at full size": {
+        "widths": [32, 64, 96, 128, 128],
+        "encoder": [0, 1, 1, 1, 1],
+        "decoder": [4, 3, 2, 1],
+    },
     "four levels, middle of 3": {"widths": [32, 64, 128, 128], "encoder": [0, 1, 1, 3], "decoder": [1, 2, 1]},
-    "one block more at the top": {"widths": [32, 64, 128, 128], "encoder": [1, 2, 1, 3], "decoder": [1, 2, 1]},
-    "no block at full size": {"widths": [32, 64, 128, 128], "encoder": [0, 1, 1, 3], "decoder": [0, 2, 1]},
-    "half the width at full size": {"widths": [16, 64, 128, 128], "encoder": [0, 1, 1, 3], "decoder": [0, 2, 1]},
-    "wider below": {"widths": [32, 64, 96, 160], "encoder": [0, 2, 2, 2], "decoder": [1, 2, 2]},
+    "four levels, one block more at the top": {
+        "widths": [32, 64, 128, 128],
+        "encoder": [1, 2, 1, 3],
+        "decoder": [1, 2, 1],
+    },
+    "four levels, no block at full size": {"widths": [32, 64, 128, 128], "encoder": [0, 1, 1, 3], "decoder": [0, 2, 1]},
+    "four levels, half the width at full size": {
+        "widths": [16, 64, 128, 128],
+        "encoder": [0, 1, 1, 3],
+        "decoder": [0, 2, 1],
+    },
+    "four levels, wider below": {"widths": [32, 64, 96, 160], "encoder": [0, 2, 2, 2], "decoder": [1, 2, 2]},
 }
 
 

@@ -29,6 +29,8 @@ ENTROPY_BINS = 512
 """For each sign; the search for the least entropy takes time with the square of their number."""
 THEIRS = frozenset({"percentile", "entropy"})
 """Methods for which ONNX Runtime is needed."""
+DEAD_RANGE = 1.0
+"""Of a tensor that is zero on every face: about what its like span, should another face wake it up."""
 CANDIDATES = 256
 """Ranges tried for the least mean square error, evenly spaced up to the maximum."""
 
@@ -81,8 +83,11 @@ def scales(
     percentile: float,
     *,
     progress: Callable[[], None] = lambda: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[str, float]]:
     """The size of one 8-bit step of each tensor, by each method, all from the same run.
+
+    A tensor that is zero on every picture, as behind a ReLU that training has killed, gets the range 1, and it is told.
 
     Parameters
     ----------
@@ -98,6 +103,8 @@ def scales(
         Of the percentile method, in percent.
     progress
         Called once for each picture.
+    tell
+        Takes a line for the user.
 
     Returns
     -------
@@ -106,7 +113,7 @@ def scales(
     Raises
     ------
     ModelError
-        OpenVINO cannot run the graph, or a tensor is zero, NaN or Inf on every picture.
+        OpenVINO cannot run the graph, a tensor holds NaN or Inf, or most are zero on every picture.
     BackendError
         A method needs onnxruntime, which is not installed.
     """
@@ -123,8 +130,17 @@ def scales(
                 raise ModelError(f"{name} holds NaN or Inf on a calibration face", why=("the weights are damaged",))
             histograms[name].add(value)
         progress()
-    for name, histogram in histograms.items():
-        _scale(name, histogram.maximum)  # a tensor of zeros has no range by any method
+    dead = [name for name, histogram in histograms.items() if not histogram.maximum]
+    if 2 * len(dead) > len(names):
+        raise ModelError(
+            f"{len(dead)} of {len(names)} activations are zero on every calibration face",
+            why=("the network is not trained", "the weights are damaged"),
+            fix=f"check the model; then {RECALIBRATE}",
+        )
+    if dead:
+        tell(f"zero on every face, so what they feed does nothing there: {', '.join(dead)}")
+        for name in dead:
+            del histograms[name]
     found: dict[str, dict[str, float]] = {}
     for method in methods:
         if method == "max":
@@ -133,7 +149,7 @@ def scales(
             ranges = {name: histogram.least_error() for name, histogram in histograms.items()}
         else:
             ranges = _theirs(method, histograms, percentile)
-        found[method] = {name: _scale(name, ranges[name]) for name in names}
+        found[method] = {name: _scale(ranges.get(name, DEAD_RANGE)) for name in names}
     return found
 
 
@@ -216,11 +232,5 @@ def _merged(counts: npt.NDArray[np.int64], width: float) -> tuple[npt.NDArray[np
     return padded.reshape(-1, factor).sum(axis=1), width * factor
 
 
-def _scale(name: str, largest: float) -> float:
-    if not largest > 0:
-        raise ModelError(
-            f"{name} is zero on every calibration face, so it has no scale",
-            why=("the network is not trained", "the weights are damaged"),
-            fix=f"exclude its layer in the plan, or check the model; then {RECALIBRATE}",
-        )
+def _scale(largest: float) -> float:
     return max(float(np.float32(largest / LEVELS)), SMALLEST)

@@ -141,6 +141,7 @@ def calibrate(
         methods,
         plan.percentile,
         progress=lambda: progress("ranges", len(drawn.pictures)),
+        tell=announce,
     )
     calibration = Calibration(
         scales=every[plan.method],

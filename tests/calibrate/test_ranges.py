@@ -97,12 +97,29 @@ def test_progress_and_unknown_method(pictures: list[NDArray[np.uint8]]) -> None:
         scales(proto, tensors, pictures, ["median"], 99.9)
 
 
-def test_a_layer_that_is_always_zero(pictures: list[NDArray[np.uint8]]) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_that_is_always_zero_is_told(pictures: list[NDArray[np.uint8]], method: str) -> None:
     proto = graph("msrresnet")
+    alive = scales(proto, list(source_tensors(proto).values()), pictures, [method], 99.9)[method]
     for tensor in proto.graph.initializer:
         if tensor.name.startswith("trunk_net.0.conv1"):
             tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
-    with pytest.raises(ModelError, match="is zero on every calibration face"):
+    told: list[str] = []
+    found = scales(proto, list(source_tensors(proto).values()), pictures, [method], 99.9, tell=told.append)[method]
+    (line,) = told
+    dead = {name for name, scale in found.items() if scale == pytest.approx(1 / 127) and name in line}
+    assert len(dead) == 1
+    assert set(found) == set(alive)
+
+
+def test_a_network_that_is_mostly_zero_is_refused(pictures: list[NDArray[np.uint8]]) -> None:
+    proto = graph("msrresnet")
+    for tensor in proto.graph.initializer:
+        if tensor.name.startswith("conv_first"):
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
+        elif tensor.name.endswith("bias"):
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
+    with pytest.raises(ModelError, match="activations are zero on every calibration face"):
         scales(proto, list(source_tensors(proto).values()), pictures, ["mse"], 99.9)
 
 
