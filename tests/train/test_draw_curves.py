@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("matplotlib", reason="curves are drawn by matplotlib, of the train extra")
+
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "draw_curves.py"
 
 
