@@ -10,16 +10,17 @@ from torch.nn import functional as F
 class ResidualBlock(nn.Module):
     """``x + conv2(relu(conv1(x)))``, without normalisation (EDSR, Lim et al. 2017, arXiv 1707.02921).
 
-    Shapes: N×C×H×W to N×C×H×W.
+    Shapes: N×C×H×W to N×C×H×W. A ``slope`` above 0 makes the ReLU a LeakyReLU, of which no channel can die.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, slope: float = 0.0) -> None:
         super().__init__()
+        self.slope = slope
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.conv2(F.relu(self.conv1(x)))
+        out: Tensor = x + self.conv2(rectify(self.conv1(x), self.slope))
         return out
 
 
@@ -41,6 +42,11 @@ class PixelShuffleConv(nn.Module):
         if slope is not None:
             out = F.leaky_relu(out, slope)
         return F.pixel_shuffle(out, self.scale)
+
+
+def rectify(x: Tensor, slope: float) -> Tensor:
+    """LeakyReLU, or ReLU where the slope is 0: exported as the node of its own that every backend fuses."""
+    return F.leaky_relu(x, slope) if slope else F.relu(x)
 
 
 def checked_dropout(probability: float) -> float:

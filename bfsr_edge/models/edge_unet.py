@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfsr_edge.models.base import Network
-from bfsr_edge.models.blocks import ResidualBlock, scale_init
+from bfsr_edge.models.blocks import ResidualBlock, rectify, scale_init
 
 SCALE = 4
 CENTRE = 0.5
@@ -61,6 +61,8 @@ class EdgeUNet(Network):
     encoder, decoder
         Residual blocks of each level on the way down and up; the last level of ``encoder`` is the middle, and
         ``decoder`` has one entry less than ``widths``.
+    slope
+        Of LeakyReLU for negative values, in [0, 1); 0 is ReLU.
     """
 
     architecture = "edge-unet"
@@ -71,17 +73,27 @@ class EdgeUNet(Network):
         widths: Sequence[int] = (32, 64, 128, 128),
         encoder: Sequence[int] = (0, 1, 1, 3),
         decoder: Sequence[int] = (1, 2, 1),
+        slope: float = 0.0,
     ) -> None:
         super().__init__()
         if not len(widths) == len(encoder) == len(decoder) + 1:
             raise ValueError("encoder needs one entry per width, decoder one less")
+        if not 0 <= slope < 1:
+            raise ValueError(f"slope must lie in [0, 1), not {slope}")
         self.settings = {"widths": list(widths), "encoder": list(encoder), "decoder": list(decoder)}
+        if slope:  # checkpoints written before there was a slope stay as they are
+            self.settings["slope"] = slope
+        self.slope = slope
         self.stride = 2 ** (len(widths) - 1)
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(_blocks(width, count) for width, count in zip(widths, encoder, strict=True))
+        self.encoder = nn.ModuleList(
+            _blocks(width, count, slope) for width, count in zip(widths, encoder, strict=True)
+        )
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(widths))
-        self.decoder = nn.ModuleList(_blocks(width, count) for width, count in zip(widths, decoder, strict=False))
+        self.decoder = nn.ModuleList(
+            _blocks(width, count, slope) for width, count in zip(widths, decoder, strict=False)
+        )
         self.tail = nn.Conv2d(widths[0], 3 * SCALE * SCALE, 3, padding=1)
         self.skip = nn.Conv2d(3, 3 * SCALE * SCALE, 5, padding=2, bias=False)
         scale_init(self.encoder, 0.3)
@@ -109,7 +121,7 @@ class EdgeUNet(Network):
         for level, down in enumerate(self.down):
             feature = self.encoder[level](feature)
             skips.append(feature)
-            feature = F.relu(down(feature))
+            feature = rectify(down(feature), self.slope)
         feature = self.encoder[-1](feature)
         for level in reversed(range(len(self.up))):
             feature = F.pixel_shuffle(self.up[level](feature), 2) + skips[level]
@@ -118,5 +130,5 @@ class EdgeUNet(Network):
         return F.pixel_shuffle(out, SCALE) + CENTRE
 
 
-def _blocks(channels: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+def _blocks(channels: int, count: int, slope: float) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels, slope) for _ in range(count)))

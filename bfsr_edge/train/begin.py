@@ -26,8 +26,8 @@ from bfsr_edge.train.state import Training, load_state, process_seed
 from bfsr_edge.train.validate import Pairs, given_pairs, made_pairs
 from bfsr_edge.weights import resolve
 
-DEPTHS = ("blocks", "encoder", "decoder")
-"""Settings that only say how many residual blocks there are."""
+FREE = ("blocks", "encoder", "decoder", "slope")
+"""Settings in which a network may differ from the one whose weights it begins from: its depth and its activation."""
 
 
 def begin_folder(out: Path, state: Path, *, restart: bool) -> None:
@@ -154,7 +154,7 @@ def new_blocks(given: Network, network: Network) -> list[ResidualBlock] | None:
     With the second convolution of each at zero the deeper network begins as the same function (Net2Net, Chen et al.
     2016, arXiv 1511.05641), so what the smaller one learnt is kept.
     """
-    kinds = [(one.architecture, {k: v for k, v in one.settings.items() if k not in DEPTHS}) for one in (given, network)]
+    kinds = [(one.architecture, {k: v for k, v in one.settings.items() if k not in FREE}) for one in (given, network)]
     if kinds[0] != kinds[1]:
         return None
     blocks = {name: part for name, part in network.named_modules() if isinstance(part, ResidualBlock)}

@@ -116,6 +116,28 @@ def test_edge_unet_holds_only_what_quantizes_and_fuses() -> None:
     assert layers <= {nn.Conv2d, nn.Sequential}  # an empty Sequential stands for no blocks
 
 
+def test_a_slope_makes_every_relu_of_edge_unet_a_leaky_one() -> None:
+    torch.manual_seed(3)
+    plain = create("edge-unet", **SMALL["edge-unet"]).eval()
+    leaky = create("edge-unet", **SMALL["edge-unet"], slope=0.25).eval()
+    assert plain.settings == SMALL["edge-unet"], "as in checkpoints written before there was a slope"
+    assert leaky.settings == SMALL["edge-unet"] | {"slope": 0.25}
+    leaky.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert not torch.equal(leaky(x), plain(x))
+        for network in (
+            plain,
+            leaky,
+        ):  # all values in front of an activation are above zero, where both are the identity
+            for name, weight in network.named_parameters():
+                if name.split(".")[0] in ("down", "encoder", "decoder"):
+                    weight.copy_(weight * 1e-3 if weight.ndim == 4 else torch.ones_like(weight))
+        assert torch.equal(leaky(x), plain(x))
+    with pytest.raises(ModelError, match="slope must lie in"):
+        create("edge-unet", slope=1.0)
+
+
 def test_unknown_names_and_settings_are_refused() -> None:
     with pytest.raises(ModelError, match="no architecture called 'esrgan'") as caught:
         create("esrgan")

@@ -55,6 +55,14 @@ def test_a_deeper_network_begins_as_the_same_function_and_all_of_it_learns(archi
     assert not [name for name, weight in training.network.named_parameters() if torch.equal(weight, begin[name])]
 
 
+def test_a_network_may_begin_from_one_of_another_slope(tmp_path: Path) -> None:
+    path, given = written(tmp_path, "edge-unet", UNET)
+    training = new_training(recipe(path, "edge-unet", UNET | {"slope": 0.01}), CPU)
+    for name, weight in training.network.named_parameters():
+        assert torch.equal(weight, given.state_dict()[name]), name
+    assert training.network.settings == UNET | {"slope": 0.01}
+
+
 @pytest.mark.parametrize(
     ("architecture", "given", "wanted"),
     [
