@@ -1,12 +1,13 @@
 """EdgeUNet: the default network, a small U-shaped residual network for machines that count milliseconds.
 
 Blind degradation destroys fine detail, so most of the work is about what a face looks like at large: a U-shape sees the
-whole face for a fraction of the arithmetic of a flat network. Everything is a plain convolution, ReLU, Add or
-PixelShuffle, which quantize and fuse on every backend. Three choices come from measurements on the INT8 CPU engine:
+whole face for a fraction of the arithmetic of a flat network. Everything is a plain convolution, LeakyReLU, Add or
+PixelShuffle, which OpenVINO and TensorRT quantize and fuse (NVIDIA/TensorRT issue 2134 on LeakyReLU). The slope keeps
+channels from dying in training (train/README.md). Three choices come from measurements on the INT8 CPU engine:
 
 - the global skip is a 5×5 convolution, begun as bicubic interpolation, added before the last PixelShuffle: a Resize
   there is the slowest node of the whole graph;
-- ReLU after the first convolution of a block only, so that convolution, activation and quantization fuse;
+- an activation after the first convolution of a block only, so that it and the quantization fuse with it;
 - the input is centred (x - 0.5) inside the network: a symmetric int8 input then loses almost nothing.
 """
 
@@ -86,9 +87,7 @@ class EdgeUNet(Network):
         self.slope = slope
         self.stride = 2 ** (len(widths) - 1)
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(
-            _blocks(width, count, slope) for width, count in zip(widths, encoder, strict=True)
-        )
+        self.encoder = nn.ModuleList(_blocks(width, count, slope) for width, count in zip(widths, encoder, strict=True))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(widths))
         self.decoder = nn.ModuleList(
