@@ -64,6 +64,8 @@ class EdgeUNet(Network):
         ``decoder`` has one entry less than ``widths``.
     slope
         Of LeakyReLU for negative values, in [0, 1); 0 is ReLU.
+    linear_down
+        No activation behind the strided convolutions, so that all of them stand inside residual blocks.
     """
 
     architecture = "edge-unet"
@@ -75,6 +77,7 @@ class EdgeUNet(Network):
         encoder: Sequence[int] = (0, 1, 1, 3),
         decoder: Sequence[int] = (1, 2, 1),
         slope: float = 0.0,
+        linear_down: bool = False,
     ) -> None:
         super().__init__()
         if not len(widths) == len(encoder) == len(decoder) + 1:
@@ -82,9 +85,10 @@ class EdgeUNet(Network):
         if not 0 <= slope < 1:
             raise ValueError(f"slope must lie in [0, 1), not {slope}")
         self.settings = {"widths": list(widths), "encoder": list(encoder), "decoder": list(decoder)}
-        if slope:  # checkpoints written before there was a slope stay as they are
-            self.settings["slope"] = slope
-        self.slope = slope
+        # defaults are left out: checkpoints written before there was a choice keep equal settings
+        self.settings |= {"slope": slope} if slope else {}
+        self.settings |= {"linear_down": True} if linear_down else {}
+        self.slope, self.linear_down = slope, bool(linear_down)
         self.stride = 2 ** (len(widths) - 1)
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(_blocks(width, count, slope) for width, count in zip(widths, encoder, strict=True))
@@ -120,7 +124,7 @@ class EdgeUNet(Network):
         for level, down in enumerate(self.down):
             feature = self.encoder[level](feature)
             skips.append(feature)
-            feature = rectify(down(feature), self.slope)
+            feature = down(feature) if self.linear_down else rectify(down(feature), self.slope)
         feature = self.encoder[-1](feature)
         for level in reversed(range(len(self.up))):
             feature = F.pixel_shuffle(self.up[level](feature), 2) + skips[level]

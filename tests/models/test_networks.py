@@ -138,6 +138,24 @@ def test_a_slope_makes_every_relu_of_edge_unet_a_leaky_one() -> None:
         create("edge-unet", slope=1.0)
 
 
+def test_linear_down_leaves_the_strided_convolutions_without_an_activation() -> None:
+    torch.manual_seed(3)
+    plain = create("edge-unet", **SMALL["edge-unet"]).eval()
+    linear = create("edge-unet", **SMALL["edge-unet"], linear_down=True).eval()
+    assert linear.settings == SMALL["edge-unet"] | {"linear_down": True}
+    linear.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert not torch.equal(linear(x), plain(x))
+        for network in (plain, linear):
+            for layer in (part for name, part in network.named_modules() if name.startswith("down.")):
+                assert isinstance(layer, nn.Conv2d)
+                assert layer.bias is not None
+                layer.weight.mul_(1e-3)
+                layer.bias.fill_(1)  # above zero, where an activation is the identity
+        assert torch.equal(linear(x), plain(x))
+
+
 def test_unknown_names_and_settings_are_refused() -> None:
     with pytest.raises(ModelError, match="no architecture called 'esrgan'") as caught:
         create("esrgan")
