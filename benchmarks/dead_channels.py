@@ -19,7 +19,7 @@ import torch
 
 from bfsr_edge import images
 from bfsr_edge.errors import BfsrError, UsageError
-from bfsr_edge.models import Network, load_checkpoint, save_checkpoint
+from bfsr_edge.models import Network, create, load_checkpoint, save_checkpoint
 from bfsr_edge.models.blocks import ResidualBlock
 from bfsr_edge.weights import resolve
 
@@ -45,6 +45,14 @@ def residual_blocks(network: Network) -> dict[str, ResidualBlock]:
     return {name: part for name, part in network.named_modules() if isinstance(part, ResidualBlock)}
 
 
+def without_slope(network: Network) -> Network:
+    """The same weights with ReLUs: another function, to train on from."""
+    settings = {key: value for key, value in network.settings.items() if key != "slope"}
+    plain = create(network.architecture, **settings).eval()
+    plain.load_state_dict(network.state_dict())
+    return plain
+
+
 def revive(network: Network, found: dict[str, torch.Tensor]) -> None:
     """New weights for all dead channels, in place; behind a ReLU the pictures looked at come out as before."""
     torch.manual_seed(0)
@@ -63,6 +71,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--lq", type=Path, required=True, metavar="DIR")
     options.add_argument("--model", default="edge", metavar="NAME|FILE", help="default: %(default)s")
+    options.add_argument("--relu", action="store_true", help="look at an EdgeUNet as if its slope were 0")
     options.add_argument("--revive", type=Path, metavar="FILE", help="write a checkpoint without dead channels")
     given = options.parse_args()
     try:
@@ -70,6 +79,8 @@ def main() -> int:
         if not pictures:
             raise UsageError(f"there is no PNG in {given.lq}")
         network = load_checkpoint(resolve(given.model, kind="checkpoint").path).eval()
+        if given.relu:
+            network = without_slope(network)
         found = active(network, pictures)
         if given.revive:
             revive(network, found)

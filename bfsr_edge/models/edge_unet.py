@@ -1,9 +1,9 @@
 """EdgeUNet: the default network, a small U-shaped residual network for machines that count milliseconds.
 
 Blind degradation destroys fine detail, so most of the work is about what a face looks like at large: a U-shape sees the
-whole face for a fraction of the arithmetic of a flat network. Everything is a plain convolution, LeakyReLU, Add or
-PixelShuffle, which OpenVINO and TensorRT quantize and fuse (NVIDIA/TensorRT issue 2134 on LeakyReLU). The slope keeps
-channels from dying in training (train/README.md). Three choices come from measurements on the INT8 CPU engine:
+whole face for a fraction of the arithmetic of a flat network. Everything is a plain convolution, ReLU, Add or
+PixelShuffle, which quantize and fuse on every backend (a LeakyReLU does in OpenVINO, and in TensorRT by its issue 2134;
+train/README.md says what it is for and what it costs). Three choices come from measurements on the INT8 CPU engine:
 
 - the global skip is a 5×5 convolution, begun as bicubic interpolation, added before the last PixelShuffle: a Resize
   there is the slowest node of the whole graph;

@@ -69,3 +69,18 @@ def test_without_pictures_it_says_so(tmp_path: Path, half_dead: Path) -> None:
     said = run("--lq", tmp_path, "--model", half_dead, status=2)
     assert "there is no PNG" in said
     assert "Traceback" not in said
+
+
+def test_a_leaky_network_becomes_one_of_relus(pictures: Path, half_dead: Path, tmp_path: Path) -> None:
+    given = load_checkpoint(half_dead)
+    leaky = create("edge-unet", **given.settings, slope=0.1)
+    leaky.load_state_dict(given.state_dict())
+    path, plain = tmp_path / "leaky.safetensors", tmp_path / "plain.safetensors"
+    save_checkpoint(path, leaky)
+    run("--lq", pictures, "--model", path, "--relu", "--revive", plain)
+    made = load_checkpoint(plain)
+    assert made.settings == given.settings
+    x = torch.from_numpy(cv2.imread(str(pictures / "b.png"))).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        torch.testing.assert_close(made(x), given(x))
+        assert not torch.allclose(leaky.eval()(x), given(x))
