@@ -4,8 +4,8 @@
     python benchmarks/dead_channels.py --lq LQ --model edge --revive alive.safetensors
 
 Behind a ReLU a channel that never is gets no gradient any more; train/README.md says how that comes and what helps.
---revive writes a checkpoint of the same function to train on from: dead channels get new weights in front of them, of
-the length of the others', and zeros behind them. LQ holds pictures of the network's input size (128×128).
+--revive writes a checkpoint to train on from, of the same function if it has ReLUs: dead channels get new weights in
+front of them, of the length of the others', and zeros behind them. LQ holds pictures of the network's input size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from bfsr_edge import images
 from bfsr_edge.errors import BfsrError, UsageError
 from bfsr_edge.models import Network, create, load_checkpoint, save_checkpoint
-from bfsr_edge.models.blocks import ResidualBlock
+from bfsr_edge.models.blocks import residual_blocks
 from bfsr_edge.weights import resolve
 
 
@@ -39,10 +39,6 @@ def active(network: Network, pictures: list[Path]) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             network(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
     return found
-
-
-def residual_blocks(network: Network) -> dict[str, ResidualBlock]:
-    return {name: part for name, part in network.named_modules() if isinstance(part, ResidualBlock)}
 
 
 def without_slope(network: Network) -> Network:

@@ -44,6 +44,11 @@ class PixelShuffleConv(nn.Module):
         return F.pixel_shuffle(out, self.scale)
 
 
+def residual_blocks(network: nn.Module) -> dict[str, ResidualBlock]:
+    """All of them below ``network``, by their names in it."""
+    return {name: part for name, part in network.named_modules() if isinstance(part, ResidualBlock)}
+
+
 def rectify(x: Tensor, slope: float) -> Tensor:
     """LeakyReLU, or ReLU where the slope is 0: exported as the node of its own that every backend fuses."""
     return F.leaky_relu(x, slope) if slope else F.relu(x)

@@ -14,7 +14,7 @@ from bfsr_edge import degrade, files
 from bfsr_edge.errors import BfsrError, TrainingError, UsageError
 from bfsr_edge.faceset import Face, find_faces
 from bfsr_edge.models import Network, create, load_checkpoint, parameter_count
-from bfsr_edge.models.blocks import ResidualBlock
+from bfsr_edge.models.blocks import ResidualBlock, residual_blocks
 from bfsr_edge.train import disk
 from bfsr_edge.train.devices import choose_precision
 from bfsr_edge.train.distributed import Processes
@@ -151,13 +151,13 @@ def begin_from(recipe: Recipe, network: Network) -> None:
 def new_blocks(given: Network, network: Network) -> list[ResidualBlock] | None:
     """The residual blocks of ``network`` that ``given`` lacks; None where anything else differs.
 
-    With the second convolution of each at zero the deeper network begins as the same function (Net2Net, Chen et al.
-    2016, arXiv 1511.05641), so what the smaller one learnt is kept.
+    With the second convolution of each at zero, and the same slope, the deeper network begins as the same function
+    (Net2Net, Chen et al. 2016, arXiv 1511.05641), so what the smaller one learnt is kept.
     """
     kinds = [(one.architecture, {k: v for k, v in one.settings.items() if k not in FREE}) for one in (given, network)]
     if kinds[0] != kinds[1]:
         return None
-    blocks = {name: part for name, part in network.named_modules() if isinstance(part, ResidualBlock)}
+    blocks = residual_blocks(network)
     have = {key: weight.shape for key, weight in given.state_dict().items()}
     want = {key: weight.shape for key, weight in network.state_dict().items()}
     added = {name: block for name, block in blocks.items() if f"{name}.conv1.weight" not in have}

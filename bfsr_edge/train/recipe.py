@@ -23,7 +23,7 @@ class Network:
     """Its keyword arguments."""
     weights: str = ""
     """A checkpoint to begin from, of the same architecture and settings or with fewer residual blocks: the others then
-    begin as identities. Empty: random weights."""
+    begin as identities. An EdgeUNet may have another slope: it begins as another function. Empty: random weights."""
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,8 @@ def test_a_slope_makes_every_relu_of_edge_unet_a_leaky_one() -> None:
     x = torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         assert not torch.equal(leaky(x), plain(x))
-        for network in (
-            plain,
-            leaky,
-        ):  # all values in front of an activation are above zero, where both are the identity
+        # all values in front of an activation above zero, where both are the identity
+        for network in (plain, leaky):
             for name, weight in network.named_parameters():
                 if name.split(".")[0] in ("down", "encoder", "decoder"):
                     weight.copy_(weight * 1e-3 if weight.ndim == 4 else torch.ones_like(weight))
