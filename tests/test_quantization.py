@@ -15,23 +15,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from bfsr_edge import images, weights
+from bfsr_edge.calibration import SMALLEST, Calibration, Drop, Layer
 from bfsr_edge.errors import ModelError
 from bfsr_edge.metrics import psnr
 from bfsr_edge.precision import QUANTIZERS, mac_shares, plain, to_fp16
-from bfsr_edge.quantization import (
-    SMALLEST,
-    Calibration,
-    Drop,
-    Layer,
-    check,
-    end_convolutions,
-    graph_sha256,
-    layers_of,
-    place,
-    read,
-    short_layer,
-    source_tensors,
-)
+from bfsr_edge.quantization import check, end_convolutions, graph_sha256, layers_of, place, read, source_tensors
 from bfsr_edge.runtime import load
 from tests.calibrate.helpers import (
     GRAPHS,
@@ -420,16 +408,12 @@ def test_another_graph_is_refused() -> None:
     assert "bfsr-edge calibrate" in caught.value.fix
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 1e-6])
-def test_scales_that_cannot_be(scale: float, tmp_path: Path) -> None:
+def test_a_scale_of_zero() -> None:
     proto = graph("edsr")
     made = calibration(proto)
-    bad = dataclasses.replace(made, scales={**made.scales, next(iter(made.scales)): scale})
+    bad = dataclasses.replace(made, scales={**made.scales, next(iter(made.scales)): 0.0})
     with pytest.raises(ModelError, match=r"the calibration's scale of .* is "):
         place(proto, bad)
-    bad.save(tmp_path / "bad.json")
-    with pytest.raises(ModelError, match=r"the calibration's scale of .* is "):
-        Calibration.load(tmp_path / "bad.json")
 
 
 def test_calibrations_that_do_not_fit() -> None:
@@ -440,16 +424,6 @@ def test_calibrations_that_do_not_fit() -> None:
     fewer = dict(list(made.scales.items())[:-2])
     with pytest.raises(ModelError, match="has no scale for"):
         place(proto, dataclasses.replace(made, scales=fewer))
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": "bfsr-edge calibration", "version": 9}'])
-def test_damaged_calibration(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "it.calibration.json"
-    path.write_text(content)
-    with pytest.raises(ModelError, match="cannot be read as a calibration"):
-        Calibration.load(path)
-    with pytest.raises(ModelError, match="cannot be read as a calibration"):
-        Calibration.load(tmp_path / "none.json")
 
 
 def test_graphs_that_are_refused(tmp_path: Path) -> None:
@@ -476,16 +450,3 @@ def test_graphs_that_are_refused(tmp_path: Path) -> None:
         check(pixels)
     with pytest.raises(ModelError, match="belong to this graph"):
         place(to_fp16(graph("edsr")), calibration(graph("edsr")))
-
-
-@pytest.mark.parametrize(
-    ("name", "short"),
-    [
-        ("/encoder.1/encoder.1.0/conv1/Conv", "encoder.1.0.conv1"),
-        ("/head/Conv", "head"),
-        ("Conv", "Conv"),
-        ("", ""),
-    ],
-)
-def test_layers_have_short_names(name: str, short: str) -> None:
-    assert short_layer(name) == short

@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from bfsr_edge import quantization
+from bfsr_edge.calibration import Calibration
 from bfsr_edge.engines import builder, graphs
 from bfsr_edge.precision import plain
 from bfsr_edge.runtime import trt
@@ -71,7 +72,7 @@ def calibrate(path: Path) -> None:
     )
     values["input"] = noise
     scales = {name: float(np.abs(values[name]).max()) / quantization.LEVELS for name in sources.values()}
-    calibration = quantization.Calibration(
+    calibration = Calibration(
         scales=scales,
         graph_sha256=quantization.graph_sha256(proto),
         excluded=tuple(sorted(quantization.end_convolutions(proto))),

@@ -25,6 +25,7 @@ from typing import Any
 import onnx
 
 from bfsr_edge import quantization, weights
+from bfsr_edge.calibration import Calibration
 from bfsr_edge.errors import BfsrError, ModelError, UsageError
 from bfsr_edge.files import replace
 
@@ -56,7 +57,7 @@ def ship(
             made["calibration"] = Path(folder, files["calibration"])
             shutil.copyfile(calibration, made["calibration"])
             # refuses a calibration of other weights
-            quantization.place(onnx.load(made["onnx"]), quantization.Calibration.load(calibration))
+            quantization.place(onnx.load(made["onnx"]), Calibration.load(calibration))
         hashes = {kind: weights.sha256_of(path) for kind, path in made.items()}
         for path in made.values():
             os.replace(path, weights.FOLDER / path.name)

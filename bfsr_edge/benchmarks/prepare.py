@@ -276,7 +276,8 @@ def _on_gpu(files: Files, name: str, precision: str, tile: int, work: Path, say:
 
 def _random(work: Path, say: Say) -> Files:
     """SRResNet-24 with random weights: checkpoint, ONNX and a calibration that gives it the usual INT8 layers."""
-    from bfsr_edge.quantization import Calibration, end_convolutions, graph_sha256, layers_of, read, source_tensors
+    from bfsr_edge.calibration import Calibration
+    from bfsr_edge.quantization import end_convolutions, graph_sha256, layers_of, read, source_tensors
 
     folder = work / RANDOM
     checkpoint, onnx = folder / f"{RANDOM}.safetensors", folder / f"{RANDOM}.onnx"

@@ -13,7 +13,7 @@ from functools import partial
 from bfsr_edge.benchmarks.report_data import View, significant, tick_milliseconds
 from bfsr_edge.benchmarks.report_parts import PHONE, named_lines, side_by_side
 from bfsr_edge.benchmarks.report_svg import Axis, Canvas, linear_axis, text_width
-from bfsr_edge.quantization import short_layer
+from bfsr_edge.calibration import short_layer
 
 
 def drop_layers(view: View, width: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bfsr_edge.benchmarks.report_data import NAMES, View, below_fp32, milliseconds, significant
 from bfsr_edge.benchmarks.results import EngineRow
-from bfsr_edge.quantization import short_layer
+from bfsr_edge.calibration import short_layer
 
 WORST = 12
 """Pictures in the table of the largest drops; images.csv holds them all."""

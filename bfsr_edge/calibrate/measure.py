@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bfsr_edge import images
+from bfsr_edge.calibration import Drop
 from bfsr_edge.errors import ImageError, UsageError
 from bfsr_edge.metrics import psnr
-from bfsr_edge.quantization import Drop
 from bfsr_edge.runtime import Engine, load
 
 if TYPE_CHECKING:

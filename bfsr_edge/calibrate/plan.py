@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bfsr_edge.calibration import METHODS
 from bfsr_edge.errors import UsageError
-from bfsr_edge.quantization import METHODS
 from bfsr_edge.settings import from_mapping, read_toml
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bfsr_edge.calibration import METHODS, RECALIBRATE, SMALLEST
 from bfsr_edge.errors import ModelError, UsageError, first_line
-from bfsr_edge.quantization import LEVELS, METHODS, RECALIBRATE, SMALLEST
+from bfsr_edge.quantization import LEVELS
 from bfsr_edge.runtime.base import require
 
 if TYPE_CHECKING:

@@ -20,18 +20,10 @@ from bfsr_edge.calibrate.faces import gather, refuse_overlap
 from bfsr_edge.calibrate.measure import Pair, Scores
 from bfsr_edge.calibrate.plan import Plan
 from bfsr_edge.calibrate.ranges import scales
+from bfsr_edge.calibration import METHODS, Calibration, Drop
 from bfsr_edge.errors import UsageError
 from bfsr_edge.files import replace, writing
-from bfsr_edge.quantization import (
-    METHODS,
-    Calibration,
-    Drop,
-    end_convolutions,
-    graph_sha256,
-    layers_of,
-    place,
-    read,
-)
+from bfsr_edge.quantization import end_convolutions, graph_sha256, layers_of, place, read
 from bfsr_edge.weights import DEFAULT, Model, resolve
 
 if TYPE_CHECKING:

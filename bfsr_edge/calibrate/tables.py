@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
+from bfsr_edge.calibration import Drop, Layer, short_layer
 from bfsr_edge.errors import BackendError
-from bfsr_edge.quantization import Drop, Layer, short_layer
 
 COLUMNS = ("layer", "share of MACs", "precision", "dB lost", "dB lost, worst picture")
 

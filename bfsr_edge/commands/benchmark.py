@@ -255,8 +255,8 @@ def _layers(folder: Path, given: str | None, models: list[Files], tile: int) -> 
     """layers.csv from a calibration that measured every layer; nothing where there is none."""
     from bfsr_edge.benchmarks import costs, results
     from bfsr_edge.benchmarks.results import LayerRow
+    from bfsr_edge.calibration import Calibration
     from bfsr_edge.errors import UsageError
-    from bfsr_edge.quantization import Calibration
     from bfsr_edge.weights import list_models, resolve
 
     path = Path(given) if given else None

@@ -55,8 +55,9 @@ def command(**options: Any) -> None:
         return
     from bfsr_edge.engines import target
     from bfsr_edge.engines.auto import build_auto
-    from bfsr_edge.engines.build import Request, build
+    from bfsr_edge.engines.build import build
     from bfsr_edge.engines.profile import load_profile
+    from bfsr_edge.engines.request import Request
 
     def announce(line: str) -> None:
         if not options["quiet"]:

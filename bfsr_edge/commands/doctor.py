@@ -54,7 +54,8 @@ def _selftest() -> Selftest:
     """A self-test of the default model on what this machine has."""
     from bfsr_edge import weights
     from bfsr_edge.engines import target
-    from bfsr_edge.engines.build import Request, build
+    from bfsr_edge.engines.build import build
+    from bfsr_edge.engines.request import Request
     from bfsr_edge.errors import BackendError
     from bfsr_edge.selftest import selftest
 

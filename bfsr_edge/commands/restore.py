@@ -286,10 +286,10 @@ def _build(model: str, device: str, quiet: bool) -> Path:
     """Build an engine for this machine, or take an equal one from the user's cache."""
     from bfsr_edge import weights
     from bfsr_edge.engines import target
-    from bfsr_edge.engines.build import Request
     from bfsr_edge.engines.build import build as build_engine
     from bfsr_edge.engines.graphs import find_calibration, read_source
     from bfsr_edge.engines.profile import load_profile
+    from bfsr_edge.engines.request import Request
     from bfsr_edge.runtime import build_command, machine
 
     shipped = model in {entry.name for entry in weights.list_models()}

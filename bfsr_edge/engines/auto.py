@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bfsr_edge.engines import build as building
 from bfsr_edge.engines import target
-from bfsr_edge.engines.build import Outcome, Request
+from bfsr_edge.engines.build import Outcome, build, bundle
 from bfsr_edge.engines.builder import Progress
 from bfsr_edge.engines.graphs import read_source
+from bfsr_edge.engines.request import Request, tile_of
 from bfsr_edge.errors import UsageError
 from bfsr_edge.files import writing
 from bfsr_edge.runtime import load, sidecar
@@ -63,18 +63,18 @@ def build_auto(
     source = read_source(request.model)
     obstacle = target.obstacle(request.profile, here)
     if obstacle:
-        return building.bundle(request, source, "auto", building.tile_of(request, source), obstacle)
+        return bundle(request, source, "auto", tile_of(request, source), obstacle)
     if request.profile.flavour == "tensorrt-rtx" and not any(gpu.sm in request.profile.sm for gpu in here.gpus):
         raise UsageError(
             f"--precision auto times what it builds, and no GPU here runs engines for {request.profile.name}",
             fix="name a precision: --fp16 or --int8; or run --precision auto on that machine",
         )
     floating = dataclasses.replace(request, precision="fp32" if request.profile.flavour == "openvino" else "fp16")
-    first = building.build(floating, here, progress=progress, announce=announce)
+    first = build(floating, here, progress=progress, announce=announce)
     if request.profile.flavour == "openvino" and not here.int8_cpu:
         announce("INT8 is out: without VNNI instructions it saturates on this CPU")
         return first
-    second = building.build(dataclasses.replace(request, precision="int8"), here, progress=progress, announce=announce)
+    second = build(dataclasses.replace(request, precision="int8"), here, progress=progress, announce=announce)
     assert first.sidecar is not None
     assert second.sidecar is not None
     slow, fast = compare(first.path, second.path, first.sidecar.batch[1])

@@ -10,8 +10,8 @@ import numpy as np
 
 from bfsr_edge import precision as lowering
 from bfsr_edge import quantization
+from bfsr_edge.calibration import Calibration
 from bfsr_edge.errors import ModelError, UsageError
-from bfsr_edge.quantization import Calibration
 from bfsr_edge.runtime.base import CHANNELS
 from bfsr_edge.runtime.graph import read_graph
 from bfsr_edge.weights import Model, list_models, resolve, sha256_of

@@ -14,8 +14,9 @@ import pytest
 from bfsr_edge.benchmarks import costs, energy, photographs, rooflines, stats
 from bfsr_edge.benchmarks.costs import Costs
 from bfsr_edge.benchmarks.rooflines import Peaks
+from bfsr_edge.calibration import Calibration
 from bfsr_edge.errors import ModelError
-from bfsr_edge.quantization import Calibration, place
+from bfsr_edge.quantization import place
 from tests.engines.helpers import calibration, network
 
 # ---- statistics

@@ -16,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 
 from bfsr_edge import weights
+from bfsr_edge.calibration import Calibration
 from bfsr_edge.precision import MOVES_ONLY
-from bfsr_edge.quantization import Calibration, end_convolutions, graph_sha256, read, source_tensors
+from bfsr_edge.quantization import end_convolutions, graph_sha256, read, source_tensors
 
 TILE = 32
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -19,10 +19,11 @@ from click.testing import CliRunner, Result
 
 from bfsr_edge.calibrate.faces import gather, refuse_overlap
 from bfsr_edge.calibrate.measure import compare, evenly, read_pairs, score
+from bfsr_edge.calibration import Calibration
 from bfsr_edge.cli import main
 from bfsr_edge.errors import ImageError, UsageError
 from bfsr_edge.precision import is_quantized, mac_shares
-from bfsr_edge.quantization import Calibration, place
+from bfsr_edge.quantization import place
 from bfsr_edge.runtime import load
 from tests.calibrate.helpers import TILE, exported, graph, make_faces, make_pairs, save
 

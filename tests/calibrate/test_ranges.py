@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from bfsr_edge.calibrate.ranges import Histogram, activations, scales
+from bfsr_edge.calibration import METHODS
 from bfsr_edge.errors import BackendError, ModelError, UsageError
-from bfsr_edge.quantization import LEVELS, METHODS, source_tensors
+from bfsr_edge.quantization import LEVELS, source_tensors
 from tests.calibrate.helpers import TILE, graph
 
 

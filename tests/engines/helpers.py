@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bfsr_edge.calibration import Calibration, Drop
 from bfsr_edge.engines.target import Here
-from bfsr_edge.quantization import Calibration, Drop, graph_sha256, layers_of, source_tensors
+from bfsr_edge.quantization import graph_sha256, layers_of, source_tensors
 from bfsr_edge.runtime.machine import Gpu
 
 SCALE, STRIDE, TILE = 4, 8, 32

@@ -12,8 +12,8 @@ import pytest
 
 from bfsr_edge.engines import auto
 from bfsr_edge.engines.auto import build_auto, decide
-from bfsr_edge.engines.build import Request
 from bfsr_edge.engines.profile import load_profile
+from bfsr_edge.engines.request import Request
 from bfsr_edge.engines.target import look
 from bfsr_edge.errors import UsageError
 from bfsr_edge.runtime import load, sidecar

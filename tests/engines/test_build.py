@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bfsr_edge.engines import build as building
 from bfsr_edge.engines import builder, files, openvino
 from bfsr_edge.engines.auto import build_auto
-from bfsr_edge.engines.build import Request, build
+from bfsr_edge.engines.build import build
 from bfsr_edge.engines.builder import Built
 from bfsr_edge.engines.profile import load_profile
+from bfsr_edge.engines.request import Request, command_of
 from bfsr_edge.engines.target import Here, look
 from bfsr_edge.errors import BackendError, BfsrError, ModelError, UsageError
 from bfsr_edge.runtime import load, machine, sidecar, trt
@@ -401,7 +401,7 @@ def test_rebuild_command_says_everything(request_for: Any, tmp_path: Path) -> No
         optimization_level=5,
         calibration=Path("a b.json"),
     )
-    words = shlex.split(building.command_of(request, "int8"))
+    words = shlex.split(command_of(request, "int8"))
     assert words == [
         "bfsr-edge", "build-engine", "--model", str(tmp_path / "tiny.onnx"), "--int8", "--target", "jetson-agx-orin",
         "--tile", "32x48", "--batch", "2,2,2", "--calibration", "a b.json", "--opt-level", "5", "--uint8-io",

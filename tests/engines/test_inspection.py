@@ -12,10 +12,10 @@ import pytest
 
 from bfsr_edge.engines import build as building
 from bfsr_edge.engines import inspection
-from bfsr_edge.engines.build import Request
 from bfsr_edge.engines.graphs import prepare, read_source
 from bfsr_edge.engines.inspection import Layer, Report, inspect
 from bfsr_edge.engines.profile import load_profile
+from bfsr_edge.engines.request import Request
 from bfsr_edge.engines.target import look
 from bfsr_edge.errors import BackendError, ModelError, UsageError
 from bfsr_edge.runtime import machine, sidecar, trt

@@ -191,8 +191,9 @@ def suite(path: Path) -> None:
 
 def calibration(path: Path) -> None:
     from bfsr_edge import quantization
+    from bfsr_edge.calibration import Calibration
 
-    found = quantization.Calibration.load(path)
+    found = Calibration.load(path)
     quantization.place(quantization.read(Path(quantization.__file__).parent / "weights" / "edge.onnx"), found)
 
 
