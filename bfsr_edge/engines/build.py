@@ -129,7 +129,9 @@ class _Plan:
             return {}
         options: dict[str, Any] = {"optimization_level": self.level, "frontend": self.request.frontend}
         if profile.flavour == "tensorrt":
-            options.update(workspace_mib=profile.workspace_mib, tactic_dram_mib=profile.tactic_dram_mib)
+            options["workspace_mib"] = profile.workspace_mib
+            if self.request.frontend == "onnx":  # torch-tensorrt has no such limit
+                options["tactic_dram_mib"] = profile.tactic_dram_mib
         if self.request.dla_core is not None:
             options["dla_core"] = self.request.dla_core
         return options
@@ -193,7 +195,12 @@ class _Plan:
         elif self.request.frontend == "torch-tensorrt":
             assert self.request.checkpoint is not None
             plan, version = torch_frontend.convert(
-                self.request.checkpoint, self.precision, self.tile, self.batch, self.level
+                self.request.checkpoint,
+                self.precision,
+                self.tile,
+                self.batch,
+                self.level,
+                self.request.profile.workspace_mib,
             )
         else:
             built = builder.build(trt.load_api(flavour), self._order(version), progress)

@@ -97,18 +97,11 @@ def build(api: Api, order: Order, progress: Progress | None = None) -> Built:
     """
     progress = progress or Progress()
     messages: list[tuple[str, str]] = []
-    logger = bindings.make_logger(api, lambda severity, text: messages.append((severity, text)))
-    with _cancellable() as cancelled:
-        # a DLA in TensorRT 10 knows weak typing only
-        weak = order.dla_core is not None and bindings.weakly_typed_flags(api) is not None
-        plan = _attempt(api, order, logger, messages, progress, cancelled, weak=weak)
-        if cancelled.is_set():
-            raise KeyboardInterrupt
-        if plan is None and order.quantized and not weak and bindings.weakly_typed_flags(api) is not None:
-            weak = True
-            plan = _attempt(api, order, logger, messages, progress, cancelled, weak=True)
-            if cancelled.is_set():
-                raise KeyboardInterrupt
+    stop_listening = bindings.listen(api, lambda severity, text: messages.append((severity, text)))
+    try:
+        plan, weak = _typed(api, order, messages, progress)
+    finally:
+        stop_listening()
     if plan is None:
         raise BackendError(
             f"{api.flavour} {api.version} cannot build this graph",
@@ -119,10 +112,25 @@ def build(api: Api, order: Order, progress: Progress | None = None) -> Built:
     return Built(plan, weak, _sizes(messages), tuple(warnings))
 
 
+def _typed(api: Api, order: Order, messages: list[tuple[str, str]], progress: Progress) -> tuple[bytes | None, bool]:
+    """The plan, strongly typed where that can be built, and whether it is weakly typed."""
+    with _cancellable() as cancelled:
+        # a DLA in TensorRT 10 knows weak typing only
+        weak = order.dla_core is not None and bindings.weakly_typed_flags(api) is not None
+        plan = _attempt(api, order, messages, progress, cancelled, weak=weak)
+        if cancelled.is_set():
+            raise KeyboardInterrupt
+        if plan is None and order.quantized and not weak and bindings.weakly_typed_flags(api) is not None:
+            weak = True
+            plan = _attempt(api, order, messages, progress, cancelled, weak=True)
+            if cancelled.is_set():
+                raise KeyboardInterrupt
+    return plan, weak
+
+
 def _attempt(
     api: Api,
     order: Order,
-    logger: Any,
     messages: list[tuple[str, str]],
     progress: Progress,
     cancelled: threading.Event,
@@ -130,7 +138,7 @@ def _attempt(
     weak: bool,
 ) -> bytes | None:
     """One build; None where the builder makes no plan."""
-    trt = api.module
+    trt, logger = api.module, bindings.logger_of(api)
     flags = bindings.weakly_typed_flags(api) if weak else bindings.strongly_typed_flags(api)
     builder = bindings.make_builder(api, logger, lambda: _last(messages, "error") or _last(messages, "warning"))
     network = builder.create_network(flags)
@@ -162,7 +170,7 @@ def _attempt(
         _set_limits(trt, config, order)
         cache = _load_timing_cache(config, order.timing_cache)
     if weak:
-        bindings.allow_low_precision(api, config)
+        bindings.allow_low_precision(api, config, int8=order.quantized)
     if order.dla_core is not None:
         _set_dla(trt, builder, config, order.dla_core)
     memory = builder.build_serialized_network(network, config)

@@ -280,14 +280,18 @@ def _ask_inspector(model: Model, described: Sidecar) -> tuple[dict[str, Any], in
         described, model.path, sidecar.Here(api.flavour, api.version, sm, gpus[0].name if gpus else "")
     )
     messages = Messages()
-    logger = trt.make_logger(api, messages)
-    runtime = trt.make_runtime(api, logger, messages.take_any, dla_core=described.options.get("dla_core"))
-    engine = runtime.deserialize_cuda_engine(model.path.read_bytes())
-    if engine is None:
-        raise ModelError(f"{api.flavour} cannot load {model.path}", why=messages.take()[-2:])
-    information = trt.engine_information(api, engine)
-    memory = int(engine.device_memory_size_v2)
-    del engine, runtime
+    stop_listening = trt.listen(api, messages)
+    try:
+        dla_core = described.options.get("dla_core")
+        runtime = trt.make_runtime(api, trt.logger_of(api), messages.take_any, dla_core=dla_core)
+        engine = runtime.deserialize_cuda_engine(model.path.read_bytes())
+        if engine is None:
+            raise ModelError(f"{api.flavour} cannot load {model.path}", why=messages.take()[-2:])
+        information = trt.engine_information(api, engine)
+        memory = int(engine.device_memory_size_v2)
+        del engine, runtime
+    finally:
+        stop_listening()
     return information, memory
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from bfsr_edge.errors import BackendError, ModelError, UsageError, first_line
 from bfsr_edge.runtime.base import CHANNELS, require
 
+MEBIBYTE = 2**20
 INSTALL = "pip install 'bfsr-edge[torch-tensorrt]' beside a CUDA build of torch of the same minor version"
 
 
@@ -52,9 +53,19 @@ def check(precision: str, checkpoint: Path | None, flavour: str, *, uint8_io: bo
 
 
 def convert(
-    checkpoint: Path, precision: str, tile: tuple[int, int], batch: tuple[int, int, int], level: int
+    checkpoint: Path,
+    precision: str,
+    tile: tuple[int, int],
+    batch: tuple[int, int, int],
+    level: int,
+    workspace_mib: int = 0,
 ) -> tuple[bytes, str]:
     """A plan with float32 input and output, and the version of TensorRT that made it.
+
+    Parameters
+    ----------
+    workspace_mib
+        Cap of the builder's working memory; 0: none.
 
     Raises
     ------
@@ -85,8 +96,9 @@ def convert(
             return self.inner(input.half() if precision == "fp16" else input).float()
 
     shapes = [(count, CHANNELS, *tile) for count in batch]
-    sample = torch.zeros(shapes[1], device="cuda")
     dynamic = batch[0] != batch[2]
+    # torch.export takes a batch of one for a constant
+    sample = torch.zeros((max(2, batch[1]) if dynamic else batch[1], CHANNELS, *tile), device="cuda")
     dims = {"input": {0: torch.export.Dim("N", min=batch[0], max=batch[2])}} if dynamic else None
     try:
         with torch.inference_mode():
@@ -100,6 +112,8 @@ def convert(
                 ],
                 use_explicit_typing=True,
                 optimization_level=level,
+                disable_tf32=True,  # on by default: what is called fp32 would multiply with 10 bits
+                workspace_size=workspace_mib * MEBIBYTE,
             )
     except Exception as error:  # torch and torch-tensorrt raise many classes
         raise ModelError(

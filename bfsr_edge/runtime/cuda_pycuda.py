@@ -20,6 +20,11 @@ NAME = "pycuda"
 NON_BLOCKING, EVENT_DEFAULT, EVENT_DISABLE_TIMING = 1, 0, 2
 
 
+_CONTEXTS: dict[tuple[Any, int], Any] = {}
+"""The primary context of each device that was opened, for the life of the process. pycuda's ``detach`` makes it current
+in this thread, releases it and leaves it there; in another thread than the one that retained it, it does nothing."""
+
+
 def version() -> str:
     """Of the package pycuda."""
     try:
@@ -52,7 +57,10 @@ class PyCuda(cuda.Cuda):
         )
         name = str(self._try("Device.name", device.name))
         self.gpu = machine.gpu_name(name, multiprocessors, integrated=bool(integrated))
-        self._context = self._try("Device.retain_primary_context", device.retain_primary_context)
+        key = (driver, index)
+        if key not in _CONTEXTS:
+            _CONTEXTS[key] = self._try("Device.retain_primary_context", device.retain_primary_context)
+        self._context = _CONTEXTS[key]
 
     def _try(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call pycuda, and turn its exceptions into ours."""
@@ -131,9 +139,7 @@ class PyCuda(cuda.Cuda):
         return int(free), int(total)
 
     def close(self) -> None:
-        if self._context is not None:
-            context, self._context = self._context, None
-            self._try("Context.detach", context.detach)
+        """Nothing to do: see ``_CONTEXTS``."""
 
 
 def open_device(index: int, driver: Any) -> cuda.Cuda:

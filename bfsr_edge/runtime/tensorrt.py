@@ -11,8 +11,9 @@ out. Three streams, ordered by events::
     compute        |    0    |    1    |    2    |    3    |
     copy out                 | 0 |     | 1 |     | 2 |     | 3 |
 
-The same chunk size in the same buffers is captured as a CUDA graph when it comes for the second time. TensorRT-RTX
-captures by itself.
+A chunk of that size is captured as a CUDA graph when it comes into the same buffers for the second time; TensorRT-RTX
+captures by itself. A captured graph holds what its execution context was set to, so each set of buffers has a context
+of its own whose shape and addresses never change, and what remains of a batch runs in another one, uncaptured.
 """
 
 from __future__ import annotations
@@ -43,18 +44,24 @@ LOG = logging.getLogger("bfsr_edge.runtime.tensorrt")
 
 @dataclass
 class Plan:
-    """A deserialised plan and what it says of itself. TensorRT needs all of it to stay alive as long as the context."""
+    """A deserialised plan. TensorRT needs all of it to stay alive as long as a context."""
 
     api: trt.Api
-    logger: Any
     runtime: Any
     engine: Any
+    cache: Any = None
+    """RTX: kernels that were compiled for this GPU."""
 
     def release(self) -> None:
-        """Drop the engine, then its runtime, then the logger: bindings free what loses its last reference."""
+        """Drop what contexts share, the engine, then its runtime: bindings free what loses its last reference."""
+        self.cache = None
         self.engine = None
         self.runtime = None
-        self.logger = None
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What a plan says of its input and output."""
 
     input: str
     """Name of the input tensor."""
@@ -99,8 +106,21 @@ class Messages:
 
 
 @dataclass
+class Execution:
+    """An execution context and what it is set to.
+
+    Calls get this and never the context itself: a traceback keeps its frames' variables alive, and with them a context
+    whose engine and memory are gone.
+    """
+
+    context: Any
+    bound: tuple[int, int, int] | None = None
+    """Number of tiles, address of the input, address of the output."""
+
+
+@dataclass
 class Slot:
-    """Buffers for one chunk on its way."""
+    """Buffers for one chunk on its way, and how a full one is run in them."""
 
     host_in: cuda.Pinned
     host_out: cuda.Pinned
@@ -109,50 +129,70 @@ class Slot:
     copied_in: cuda.Event
     computed: cuda.Event
     copied_out: cuda.Event
+    full: Execution | None = None
+    """For chunks of the best size; nothing else ever runs in it."""
+    ran: bool = False
+    """Whether it has run since: only then it can be captured."""
+    graph: cuda.Graph | None = None
 
 
 class Engine(base.Engine):
-    """A plan with its context, streams, buffers and CUDA graphs."""
+    """A plan with its contexts, streams, buffers and CUDA graphs."""
 
-    def __init__(self, info: base.EngineInfo, gpu: cuda.Cuda, plan: Plan, messages: Messages, *, graphs: bool) -> None:
+    def __init__(
+        self,
+        info: base.EngineInfo,
+        gpu: cuda.Cuda,
+        plan: Plan,
+        tensors: Tensors,
+        messages: Messages,
+        stop_listening: Callable[[], None],
+    ) -> None:
         super().__init__(info)
         self._gpu = gpu
         self._plan: Plan | None = plan
+        self._tensors = tensors
         self._messages = messages
-        self._context: Any = None
-        self._graphs: dict[tuple[int, int], cuda.Graph] = {}
-        self._seen: set[tuple[int, int]] = set()
+        self._executions: list[Execution] = []
+        self._rest: Execution | None = None
         self._streams: list[cuda.Stream] = []
         self._slots: list[Slot] = []
-        self._frees: list[Callable[[], None]] = []
-        self._capturing = False
+        self._frees: list[Callable[[], None]] = [stop_listening]
+        # RTX captures by itself; pycuda cannot
+        self._capturing = gpu.graphs and not trt.captures_by_itself(plan.api)
         try:
             with gpu.active():
-                self._prepare(plan, graphs)
+                self._prepare()
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, plan: Plan, graphs: bool) -> None:
-        gpu = self._gpu
+    def _prepare(self) -> None:
+        gpu, tensors = self._gpu, self._tensors
         for _ in range(3):
             stream = gpu.stream()
             self._streams.append(stream)
             self._frees.append(functools.partial(gpu.destroy_stream, stream))
-        self._context = trt.create_context(plan.api, plan.engine, cuda_graph=graphs)
+        height, width = tensors.tile
+        scale, largest = self.info.scale, tensors.batch[1]
+        shape_in = (largest, CHANNELS, height, width)
+        shape_out = (largest, CHANNELS, scale * height, scale * width)
+        self._slots = [self._slot(shape_in, shape_out, tensors.dtype) for _ in range(SLOTS)]
+        # the others are made when they are first needed: a single face never needs them
+        self._slots[0].full = self._execution(cuda_graph=True)
+
+    def _execution(self, *, cuda_graph: bool) -> Execution:
+        assert self._plan is not None
+        plan = self._plan
+        made = Execution(trt.create_context(plan.api, plan.engine, cuda_graph=cuda_graph, cache=plan.cache))
+        self._executions.append(made)
         try:
-            chosen = self._context.set_optimization_profile_async(PROFILE, self._compute.handle)
+            chosen = made.context.set_optimization_profile_async(PROFILE, self._compute.handle)
         except RuntimeError:  # what the bindings make of False in this one call
             chosen = False
         self._check(chosen, "choose the plan's profile")
-        gpu.synchronize(self._compute)
-        # RTX captures by itself; pycuda cannot
-        self._capturing = graphs and gpu.graphs and not trt.captures_by_itself(plan.api)
-        height, width = plan.tile
-        scale, largest = self.info.scale, plan.batch[1]
-        shape_in = (largest, CHANNELS, height, width)
-        shape_out = (largest, CHANNELS, scale * height, scale * width)
-        self._slots = [self._slot(shape_in, shape_out, plan.dtype) for _ in range(SLOTS)]
+        self._gpu.synchronize(self._compute)
+        return made
 
     @property
     def _copy_in(self) -> cuda.Stream:
@@ -191,7 +231,7 @@ class Engine(base.Engine):
             raise UsageError(f"{self.info.model} was closed", fix="load it again")
         height, width = (side * self.info.scale for side in self.info.tile)
         result = np.empty((len(batch), CHANNELS, height, width), np.float32)
-        best = self._plan.batch[1]
+        best = self._tensors.batch[1]
         waiting: list[tuple[int, int, int]] = []
         with self._gpu.active():
             try:
@@ -210,44 +250,58 @@ class Engine(base.Engine):
 
     def _submit(self, index: int, tiles: base.Batch) -> None:
         """Start copying tiles in, computing and copying out, in the buffers of one slot."""
-        assert self._plan is not None
-        gpu, slot, count = self._gpu, self._slots[index], max(len(tiles), self._plan.batch[0])
+        gpu, slot, count = self._gpu, self._slots[index], max(len(tiles), self._tensors.batch[0])
         source = slot.host_in.array[:count]
         _fill(source, tiles)
         gpu.copy_in(slot.device_in, source, self._copy_in)
         gpu.record(slot.copied_in, self._copy_in)
         gpu.wait(self._compute, slot.copied_in)
-        self._execute(index, slot, count)
+        self._execute(slot, count)
         gpu.record(slot.computed, self._compute)
         gpu.wait(self._copy_out, slot.computed)
         gpu.copy_out(slot.host_out.array[:count], slot.device_out, self._copy_out)
         gpu.record(slot.copied_out, self._copy_out)
 
-    def _execute(self, index: int, slot: Slot, count: int) -> None:
+    def _execute(self, slot: Slot, count: int) -> None:
         """Put the network's work on ``count`` tiles of a slot into the compute stream."""
-        key = (index, count)
-        if key in self._graphs:
-            self._gpu.launch(self._graphs[key], self._compute)
+        if count < self._tensors.batch[1]:
+            self._rest = self._rest or self._execution(cuda_graph=False)
+            self._bind(self._rest, slot, count)
+            self._enqueue(self._rest)
+        elif slot.graph is not None:
+            self._gpu.launch(slot.graph, self._compute)
+        else:
+            slot.full = slot.full or self._execution(cuda_graph=True)
+            self._bind(slot.full, slot, count)
+            # a plain run: the first one does work that must not be captured
+            self._enqueue(slot.full)
+            if self._capturing and slot.ran:
+                self._capture(slot, slot.full)
+            slot.ran = True
+
+    def _bind(self, execution: Execution, slot: Slot, count: int) -> None:
+        """Set shape and addresses, where they are others than before."""
+        place = (count, slot.device_in.address, slot.device_out.address)
+        if execution.bound == place:
             return
-        assert self._plan is not None
-        context, plan = self._context, self._plan
-        shape = (count, CHANNELS, *plan.tile)
-        self._check(context.set_input_shape(plan.input, shape), f"take an input of {base.by(shape)}")
-        self._check(context.set_tensor_address(plan.input, slot.device_in.address), "take the address of its input")
-        self._check(context.set_tensor_address(plan.output, slot.device_out.address), "take the address of its output")
-        # a plain run: after a change of shape or address TensorRT does work that must not be captured
-        self._enqueue()
-        if self._capturing and key in self._seen:
-            self._capture(key)
-        self._seen.add(key)
+        execution.bound = None
+        tensors, shape = self._tensors, (count, CHANNELS, *self._tensors.tile)
+        self._check(execution.context.set_input_shape(tensors.input, shape), f"take an input of {base.by(shape)}")
+        for name, memory, what in (
+            (tensors.input, slot.device_in, "input"),
+            (tensors.output, slot.device_out, "output"),
+        ):
+            taken = execution.context.set_tensor_address(name, memory.address)
+            self._check(taken, f"take the address of its {what}")
+        execution.bound = place
 
-    def _enqueue(self) -> None:
-        self._check(self._context.execute_async_v3(self._compute.handle), "run the network")
+    def _enqueue(self, execution: Execution) -> None:
+        self._check(execution.context.execute_async_v3(self._compute.handle), "run the network")
 
-    def _capture(self, key: tuple[int, int]) -> None:
+    def _capture(self, slot: Slot, execution: Execution) -> None:
         """Capture what was just run; where that fails the engine goes on without graphs, which only costs time."""
         try:
-            self._graphs[key] = self._gpu.capture(self._compute, self._enqueue)
+            slot.graph = self._gpu.capture(self._compute, lambda: self._enqueue(execution))
         except Exception as error:  # bindings raise what they like
             self._capturing = False
             reason = "; ".join((error.what, *error.why)) if isinstance(error, BfsrError) else first_line(error)
@@ -284,18 +338,22 @@ class Engine(base.Engine):
             plan, self._plan = self._plan, None
             if plan is None:
                 return
-            with self._gpu.active():
-                self._settle()
-                for graph in self._graphs.values():
-                    self._gpu.destroy_graph(graph)
-                self._graphs.clear()
-                self._context = None
-                plan.release()
-                while self._frees:
-                    with contextlib.suppress(BackendError):
-                        self._frees.pop()()
-                self._slots, self._streams = [], []
-            self._gpu.close()
+            try:
+                with self._gpu.active():
+                    self._settle()
+                    for slot in self._slots:
+                        if slot.graph is not None:
+                            with contextlib.suppress(BackendError):  # after a failure CUDA may refuse everything
+                                self._gpu.destroy_graph(slot.graph)
+                    for execution in self._executions:
+                        execution.context = None
+                    plan.release()
+                    while self._frees:
+                        with contextlib.suppress(BackendError):
+                            self._frees.pop()()
+                    self._slots, self._streams, self._executions, self._rest = [], [], [], None
+            finally:
+                self._gpu.close()
 
     def __del__(self) -> None:
         # at the interpreter's end half of everything is gone already, and the driver cleans up
@@ -334,13 +392,19 @@ def load(
     index = int(device.partition(":")[2])
     api = trt.load_api(described.flavour)
     gpu = cuda.open_device(index)
+    messages = Messages()
+    stop_listening = trt.listen(api, messages)
     try:
         here = sidecar.Here(api.flavour, api.version, gpu.sm, gpu.gpu)
         for remark in sidecar.check_machine(described, model.path, here):
             LOG.warning("%s: %s", model.path.name, remark)
-        messages = Messages()
         with gpu.active():
             plan = _deserialise(api, model, described, messages)
+            try:
+                tensors = _tensors(plan, model, described)
+            except BaseException:
+                plan.release()
+                raise
         info = base.EngineInfo(
             model=model.name,
             backend=described.flavour,
@@ -356,45 +420,60 @@ def load(
             rebuild=described.rebuild,
         )
     except BaseException:
+        stop_listening()
         gpu.close()
         raise
-    return Engine(info, gpu, plan, messages, graphs=True)
+    return Engine(info, gpu, plan, tensors, messages, stop_listening)
 
 
 def _deserialise(api: trt.Api, model: Model, described: sidecar.Sidecar, messages: Messages) -> Plan:
-    """The plan's engine, and its tensors compared with what the sidecar says.
+    """The plan's engine.
 
     Raises
     ------
     BackendError
         TensorRT finds no CUDA that it can use.
     ModelError
-        TensorRT does not take the plan, or the sidecar is of another one.
+        TensorRT does not take the plan.
     """
-    logger = trt.make_logger(api, messages)
-    runtime = trt.make_runtime(api, logger, messages.take_any, dla_core=described.options.get("dla_core"))
+    # no variable holds runtime or engine when an error is raised: they must be gone before the GPU is closed
+    dla_core = described.options.get("dla_core")
+    plan = Plan(api, trt.make_runtime(api, trt.logger_of(api), messages.take_any, dla_core=dla_core), None)
     content = model.path.read_bytes()
-    refusal = trt.engine_invalidity(api, runtime, content)
-    engine = None if refusal else runtime.deserialize_cuda_engine(content)
-    if engine is None:
+    refusal = trt.engine_invalidity(api, plan.runtime, content)
+    plan.engine = None if refusal else plan.runtime.deserialize_cuda_engine(content)
+    if plan.engine is None:
+        plan.release()
         why = messages.take()
         raise ModelError(
             f"{api.flavour} {api.version} cannot load {model.path}",
             why=(refusal, *why) if refusal else why or ("it was built on another machine", "the GPU's memory is full"),
             fix=f"build it here: {described.rebuild}",
         )
-    module = api.module
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    plan.cache = trt.runtime_cache(api, plan.engine)
+    return plan
+
+
+def _tensors(plan: Plan, model: Model, described: sidecar.Sidecar) -> Tensors:
+    """A plan's input and output, compared with what the sidecar says.
+
+    Raises
+    ------
+    ModelError
+        The sidecar is of another plan.
+    """
+    module = plan.api.module
+    names = [plan.engine.get_tensor_name(index) for index in range(plan.engine.num_io_tensors)]
     modes = module.TensorIOMode.INPUT, module.TensorIOMode.OUTPUT
-    inputs, outputs = ([name for name in names if engine.get_tensor_mode(name) == mode] for mode in modes)
+    inputs, outputs = ([name for name in names if plan.engine.get_tensor_mode(name) == mode] for mode in modes)
     told: list[str] = []
     if len(inputs) != 1 or len(outputs) != 1:
         raise ModelError(
             f"{model.path} has {len(inputs)} inputs and {len(outputs)} outputs instead of one each",
             fix=f"build it again: {described.rebuild}",
         )
-    dtypes = [np.dtype(module.nptype(engine.get_tensor_dtype(name))) for name in (inputs[0], outputs[0])]
-    least, best, most = (tuple(shape) for shape in engine.get_tensor_profile_shape(inputs[0], PROFILE))
+    dtypes = [np.dtype(module.nptype(plan.engine.get_tensor_dtype(name))) for name in (inputs[0], outputs[0])]
+    least, best, most = (tuple(shape) for shape in plan.engine.get_tensor_profile_shape(inputs[0], PROFILE))
     tiles = {shape[2:] for shape in (least, best, most)}
     for what, found, said in (
         ("type of its input", str(dtypes[0]), described.io),
@@ -410,11 +489,7 @@ def _deserialise(api: trt.Api, model: Model, described: sidecar.Sidecar, message
         raise ModelError(
             f"{model.path} is not what its sidecar says", why=told, fix=f"build it again: {described.rebuild}"
         )
-    return Plan(
-        api=api,
-        logger=logger,
-        runtime=runtime,
-        engine=engine,
+    return Tensors(
         input=inputs[0],
         output=outputs[0],
         dtype=dtypes[0],

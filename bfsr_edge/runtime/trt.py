@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,12 +37,18 @@ GATED = {
     "ICudaEngine.create_runtime_config()": "from 10.13, and RTX",
     "IRuntimeConfig.cuda_graph_strategy": "RTX captures graphs by itself, plain TensorRT leaves it to the caller",
     "CudaGraphStrategy": "RTX",
+    "IRuntimeConfig.create_runtime_cache()": "RTX: kernels that one context compiled, for the next",
+    "IRuntimeConfig.set_runtime_cache()": "RTX",
     "Runtime.get_engine_validity()": "RTX: can this plan run here, asked before it is loaded",
     "Runtime.engine_header_size": "how much of a plan that question needs",
     "EngineValidity": "RTX",
     "EngineInvalidityDiagnostics": "RTX: the reasons, as bits",
 }
 """Every name that some of the bindings lack, and who needs it."""
+
+
+Sink = Callable[[str, str], None]
+"""What takes messages: severity and text."""
 
 
 @dataclass(frozen=True)
@@ -112,28 +119,58 @@ def _import(flavour: str) -> Api:
 # ---- messages
 
 
-def make_logger(api: Api, sink: Callable[[str, str], None]) -> Any:
-    """A logger that hands each message on.
+_LOGGERS: dict[Any, tuple[Any, list[Sink]]] = {}
+_LOGGERS_LOCK = threading.Lock()
+
+
+def logger_of(api: Api) -> Any:
+    """The one logger of the process for these bindings; who wants to hear it calls ``listen``.
+
+    TensorRT keeps the first logger that it is given as its global one, whatever it is given later, and does not keep
+    it alive. So there is one, and it is never freed.
+    """
+    return _logger(api)[0]
+
+
+def listen(api: Api, sink: Sink) -> Callable[[], None]:
+    """Hand on what TensorRT says from now on, to this sink as to all others, until the answer is called.
 
     Parameters
     ----------
     sink
         Called with the severity ("error", "warning" or "info") and the text, from any thread of TensorRT's.
     """
+    _, sinks = _logger(api)
+    with _LOGGERS_LOCK:
+        sinks.append(sink)
+
+    def stop() -> None:
+        with _LOGGERS_LOCK:
+            sinks[:] = [each for each in sinks if each is not sink]
+
+    return stop
+
+
+def _logger(api: Api) -> tuple[Any, list[Sink]]:
     trt = api.module
-    words = {int(trt.ILogger.WARNING): "warning", int(trt.ILogger.INFO): "info"}
-    hidden = int(trt.ILogger.VERBOSE)
+    with _LOGGERS_LOCK:
+        if trt in _LOGGERS:
+            return _LOGGERS[trt]
+        words = {int(trt.ILogger.WARNING): "warning", int(trt.ILogger.INFO): "info"}
+        hidden = int(trt.ILogger.VERBOSE)
+        sinks: list[Sink] = []
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # pybind11 wants it called by name
+        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)  # pybind11 wants it called by name
 
-        def log(self, severity: Any, message: str) -> None:
-            level = int(severity)
-            if level < hidden:
-                sink(words.get(level, "error"), message)
+            def log(self, severity: Any, message: str) -> None:
+                level = int(severity)
+                if level < hidden:
+                    for sink in tuple(sinks):
+                        sink(words.get(level, "error"), message)
 
-    return Logger()
+        return _LOGGERS.setdefault(trt, (Logger(), sinks))
 
 
 def make_monitor(api: Api, start: Callable[[str, str, int], None], step: Callable[[str, int], bool]) -> Any:
@@ -237,9 +274,16 @@ def weakly_typed_flags(api: Api) -> int | None:
     return 0 if flag is None else 1 << int(flag)
 
 
-def allow_low_precision(api: Api, config: Any) -> None:
-    """Let the builder of a weakly typed network use FP16 and INT8; only where ``weakly_typed_flags`` is not None."""
-    for name in ("FP16", "INT8"):
+def allow_low_precision(api: Api, config: Any, *, int8: bool) -> None:
+    """Let the builder of a weakly typed network use FP16; only where ``weakly_typed_flags`` is not None.
+
+    Parameters
+    ----------
+    int8
+        And INT8. Without Q/DQ nodes TensorRT then wants a calibrator, and builds nothing without one
+        (https://github.com/NVIDIA/TensorRT/issues/1827).
+    """
+    for name in ("FP16", "INT8") if int8 else ("FP16",):
         config.set_flag(getattr(api.module.BuilderFlag, name))
 
 
@@ -278,26 +322,32 @@ def set_compute_capabilities(api: Api, config: Any, sm: Sequence[str]) -> None:
 # ---- running
 
 
-def create_context(api: Api, engine: Any, *, cuda_graph: bool = False) -> Any:
+def create_context(api: Api, engine: Any, *, cuda_graph: bool = False, cache: Any = None) -> Any:
     """An execution context.
 
     Parameters
     ----------
     cuda_graph
-        Ask TensorRT-RTX to capture CUDA graphs by itself. Plain TensorRT has no such switch: there the caller captures.
+        Ask TensorRT-RTX to capture CUDA graphs by itself: for contexts whose shapes and addresses stay as they are, as
+        every change means another capture. Plain TensorRT has no such switch: there the caller captures.
+    cache
+        Of ``runtime_cache``.
 
     Raises
     ------
     BackendError
         TensorRT made none.
     """
-    if cuda_graph and captures_by_itself(api):
+    context = None
+    if captures_by_itself(api):
         config = engine.create_runtime_config()
         if config is not None:
-            config.cuda_graph_strategy = api.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            if cuda_graph:
+                config.cuda_graph_strategy = api.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            if cache is not None:
+                config.set_runtime_cache(cache)  # where it answers False, kernels are compiled once more: time only
             context = engine.create_execution_context(config)
-        else:
-            context = None
+            config = None  # an error's traceback must not keep it longer than the engine
     else:
         context = engine.create_execution_context()
     if context is None:
@@ -307,6 +357,15 @@ def create_context(api: Api, engine: Any, *, cuda_graph: bool = False) -> Any:
             fix="build an engine with a smaller --batch or --tile",
         )
     return context
+
+
+def runtime_cache(api: Api, engine: Any) -> Any:
+    """RTX: what contexts of one engine share, so that its kernels are compiled once; it must outlive them.
+
+    None elsewhere.
+    """
+    config = engine.create_runtime_config() if captures_by_itself(api) else None
+    return config.create_runtime_cache() if config is not None else None
 
 
 def captures_by_itself(api: Api) -> bool:

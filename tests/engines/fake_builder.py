@@ -170,7 +170,7 @@ def fake_api(release: str, script: Script) -> Api:
             monitor.phase_finish("Building")
             return script.plans.pop(0)
 
-    module: Any = types.SimpleNamespace()
+    module: Any = types.ModuleType("tensorrt")
     for name in sorted(listed):
         kind, _, member = name.partition(".")
         if not hasattr(module, kind):

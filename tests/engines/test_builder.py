@@ -108,6 +108,12 @@ def test_dla() -> None:
     (config,) = script.configs
     assert (config.DLA_core, config.default_device_type) == (1, api.module.DeviceType.DLA)
     assert api.module.BuilderFlag.GPU_FALLBACK in config._set
+    assert api.module.BuilderFlag.INT8 in config._set
+    # a DLA's graphs hold no Q/DQ nodes, and without them INT8 wants a calibrator
+    script = Script(dla_cores=2)
+    builder.build(fake_api("10.3.0", script), dataclasses.replace(order, quantized=False))
+    assert api.module.BuilderFlag.FP16 in script.configs[0]._set
+    assert api.module.BuilderFlag.INT8 not in script.configs[0]._set
     # from 11 on a DLA takes strongly typed networks
     assert not builder.build(fake_api("11.4.0", Script(dla_cores=2)), order).weakly_typed
 

@@ -48,6 +48,8 @@ class Mischief:
     """CUDA does not start: TensorRT logs that and gives null, of which the bindings make a TypeError."""
     invalid: bool = False
     """RTX: get_engine_validity says no."""
+    captured_by_itself: set[tuple[int, int]] = field(default_factory=set)
+    """RTX: contexts and how often they had been changed, wherever the library captured a graph."""
     counts: dict[str, int] = field(default_factory=dict)
     """How often each method was called."""
     destroyed: list[str] = field(default_factory=list)
@@ -184,14 +186,27 @@ def fake_tensorrt(release: str, device: FakeDevice, mischief: Mischief | None = 
         def create_runtime_config(self) -> Any:
             return wrong.answer("create_runtime_config", IRuntimeConfig())
 
+    class IRuntimeCache(Offered):
+        pass
+
     class IRuntimeConfig(Offered):
         cuda_graph_strategy = CudaGraphStrategy.DISABLED
+
+        def create_runtime_cache(self) -> Any:
+            return IRuntimeCache()
+
+        def set_runtime_cache(self, cache: Any) -> bool:
+            assert isinstance(cache, IRuntimeCache)
+            object.__setattr__(self, "_cache", cache)
+            return bool(wrong.answer("set_runtime_cache", True))
 
     class IExecutionContext(Offered):
         def __init__(self, engine: Any, config: Any) -> None:
             object.__setattr__(self, "_engine", engine)
             object.__setattr__(self, "_config", config)
-            object.__setattr__(self, "_state", {"profile": None, "shape": None, "addresses": {}, "fresh": True})
+            object.__setattr__(
+                self, "_state", {"profile": None, "shape": None, "addresses": {}, "fresh": True, "changes": 0}
+            )
 
         def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
             device.put(stream, lambda: None)
@@ -205,14 +220,18 @@ def fake_tensorrt(release: str, device: FakeDevice, mischief: Mischief | None = 
             fits = plan["batch"][0] <= shape[0] <= plan["batch"][2] and list(shape[1:]) == [3, *plan["tile"]]
             if tensor != "input" or not fits or self._state["profile"] != 0:
                 return False
-            self._state["fresh"] |= self._state["shape"] != tuple(shape)
+            if self._state["shape"] != tuple(shape):
+                self._state["fresh"] = True
+                self._state["changes"] += 1
             self._state["shape"] = tuple(shape)
             return bool(wrong.answer("set_input_shape", True))
 
         def set_tensor_address(self, tensor: str, memory: int) -> bool:
             if tensor not in ("input", "output"):
                 return False
-            self._state["fresh"] |= self._state["addresses"].get(tensor) != memory
+            if self._state["addresses"].get(tensor) != memory:
+                self._state["fresh"] = True
+                self._state["changes"] += 1
             self._state["addresses"][tensor] = memory
             return bool(wrong.answer("set_tensor_address", True))
 
@@ -232,12 +251,18 @@ def fake_tensorrt(release: str, device: FakeDevice, mischief: Mischief | None = 
             shape, scale = state["shape"], plan["scale"]
             larger = (shape[0], 3, shape[2] * scale, shape[3] * scale)
             source, sink = state["addresses"]["input"], state["addresses"]["output"]
+            # a graph is good for as long as its context stays as it was: https://github.com/NVIDIA/TensorRT/issues/3798
+            captured = state["changes"] if stream.capture is not None else None
+            if captured is None and self._config is not None and self._config.cuda_graph_strategy:
+                wrong.captured_by_itself.add((id(state), state["changes"]))
 
             def work() -> None:
                 device.log.append("compute")
                 tiles = device.at(source, int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape)
                 result = device.at(sink, int(np.prod(larger)) * dtype.itemsize).view(dtype).reshape(larger)
                 result[...] = tiles.repeat(scale, 2).repeat(scale, 3)
+                if captured is not None and captured != state["changes"]:
+                    result[...] = 0
                 if wrong.nan:
                     result[-1, 0, 0, 0] = np.nan
 
@@ -250,6 +275,7 @@ def fake_tensorrt(release: str, device: FakeDevice, mischief: Mischief | None = 
     offered = {
         "ILogger": ILogger, "Logger": Logger, "TensorIOMode": TensorIOMode, "DataType": DataType, "Runtime": Runtime,
         "ICudaEngine": ICudaEngine, "IExecutionContext": IExecutionContext, "IRuntimeConfig": IRuntimeConfig,
+        "IRuntimeCache": IRuntimeCache,
         "CudaGraphStrategy": CudaGraphStrategy, "EngineValidity": EngineValidity, "nptype()": nptype,
         "EngineInvalidityDiagnostics": EngineInvalidityDiagnostics,
     }  # fmt: skip

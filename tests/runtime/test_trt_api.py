@@ -189,11 +189,38 @@ def test_gates(release: str) -> None:
 
 
 @pytest.mark.parametrize("release", BEFORE_11)
-def test_weak_typing_sets_both_flags(release: str) -> None:
+def test_weak_typing_sets_int8_for_quantized_graphs_alone(release: str) -> None:
+    """Without Q/DQ nodes TensorRT would ask for a calibrator."""
     api = api_of(release)
-    flags: list[int] = []
-    trt.allow_low_precision(api, types.SimpleNamespace(set_flag=flags.append))
-    assert flags == [api.module.BuilderFlag.FP16, api.module.BuilderFlag.INT8]
+    for int8, expected in ((True, ["FP16", "INT8"]), (False, ["FP16"])):
+        flags: list[int] = []
+        trt.allow_low_precision(api, types.SimpleNamespace(set_flag=flags.append), int8=int8)
+        assert flags == [getattr(api.module.BuilderFlag, name) for name in expected]
+
+
+class Heard(list[tuple[str, str]]):
+    def __call__(self, severity: str, text: str) -> None:
+        self.append((severity, text))
+
+
+def test_there_is_one_logger_for_all() -> None:
+    """TensorRT keeps the first logger that it gets, so whoever comes later must hear that one."""
+    module = types.ModuleType("tensorrt")
+    api = trt.Api(module, "tensorrt", "10.3.0", (10, 3, 0))
+    vars(module)["ILogger"] = type("ILogger", (), {"VERBOSE": 4, "INFO": 3, "WARNING": 2, "ERROR": 1})
+    logger = trt.logger_of(api)
+    first, second = Heard(), Heard()
+    stop_first, stop_second = trt.listen(api, first), trt.listen(api, second)
+    assert trt.logger_of(api) is logger
+    logger.log(1, "broken")
+    stop_first()
+    stop_first()
+    logger.log(2, "odd")
+    logger.log(4, "chatter")
+    stop_second()
+    logger.log(1, "nobody hears")
+    assert first == [("error", "broken")]
+    assert second == [("error", "broken"), ("warning", "odd")]
 
 
 def test_rtx_knows_its_gpus() -> None:
@@ -246,9 +273,14 @@ def test_no_context_is_an_error() -> None:
 
 
 def test_rtx_is_told_to_capture() -> None:
-    api, config = api_of("rtx-1.7.1"), types.SimpleNamespace(cuda_graph_strategy=None)
+    api = api_of("rtx-1.7.1")
+    config = types.SimpleNamespace(cuda_graph_strategy=None, create_runtime_cache=lambda: "cache", given=[])
+    config.set_runtime_cache = config.given.append
     engine = types.SimpleNamespace(create_runtime_config=lambda: config, create_execution_context=lambda given: given)
-    assert trt.create_context(api, engine, cuda_graph=True) is config
+    assert trt.create_context(api, engine) is config
+    assert config.cuda_graph_strategy is None
+    assert trt.create_context(api, engine, cuda_graph=True, cache=trt.runtime_cache(api, engine)) is config
+    assert config.given == ["cache"]
     assert config.cuda_graph_strategy == api.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
 
 
