@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from bfsr_edge import __version__
-from bfsr_edge.errors import BfsrError
+from bfsr_edge.errors import BfsrError, UsageError
 
 # name -> one-line help; the module is bfsr_edge.commands.NAME, "-" written as "_", and holds a click command `command`
 COMMANDS = {
@@ -30,6 +30,11 @@ COMMANDS = {
     "degrade": "Make low-quality pictures by the blind degradation.",
     "doctor": "Say what this machine has, and test an engine on it.",
 }
+
+
+ARGUMENTS = "bfsr_edge.arguments"
+MAY_BE_EMPTY = ("--suffix",)
+"""Options whose empty value means something."""
 
 
 class LazyGroup(click.Group):
@@ -50,8 +55,13 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            _refuse_empty(ctx.meta[ARGUMENTS])
             return super().invoke(ctx)
         except BfsrError as error:
             click.echo(f"bfsr-edge: {error}", err=True)
@@ -59,6 +69,17 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("bfsr-edge: interrupted; what was finished is kept, run the same command to go on", err=True)
             ctx.exit(1)
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """An empty path would mean the current folder, which nobody asked for."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name = argument[:-1] if argument.startswith("--") and argument.endswith("=") else before
+        if (not argument or name != before) and name not in MAY_BE_EMPTY:
+            place = f"{name} is empty" if name.startswith("-") else "an argument is empty"
+            raise UsageError(
+                place, why=("a variable of the shell in it has no value",), fix="give it a value, or leave it out"
+            )
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

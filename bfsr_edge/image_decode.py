@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from bfsr_edge import image_png
 from bfsr_edge.errors import ImageError
 from bfsr_edge.image_headers import BITS, Header, alpha_is_multiplied, has_other_channel, tag_of, white_is_zero
 from bfsr_edge.image_writers import MODES, Pixels
@@ -46,6 +47,10 @@ def decode(path: Path, image: Image.Image, header: Header) -> tuple[Pixels, byte
         depth = image.info.get("bit_depth", 8) if header.format == "heic" else 8
     if depth > 8:
         notes += (f"its {depth} bits a channel were reduced to 8",)
+    key, small = image.info.get("transparency"), image.mode == "L" and header.format == "png"
+    if small and isinstance(key, int):
+        # Pillow spreads 2 and 4 bits over 0 to 255, and leaves the transparent one of them as it was
+        image.info["transparency"] = key * 255 // (2 ** image_png.depth_and_colour(path)[0] - 1)
     mode = MODES[header.channels]
     converted = image if image.mode == mode else image.convert(mode)
     converted.load()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
+import stat
 import struct
 import threading
 from collections.abc import Iterator
@@ -101,19 +103,24 @@ def opened(path: Path) -> Iterator[Image.Image]:
     from PIL import Image, PngImagePlugin
 
     try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for whoever writes into it
+            raise ImageError(f"cannot read {path}: it is a pipe, a socket or a device", fix="leave it out")
         if _is_heif(path):
             register_heif()
-        with _OPENING:
-            # Pillow's own limits (89 megapixels, 1 MiB of profile) are below what cameras and printers have; ours are
-            # checked instead
-            limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
-            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, TEXT_LIMIT
-            try:
-                image = Image.open(path)
-            finally:
-                Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
-        with image:
-            yield image
+        # not by its name: Pillow then maps raw TIFFs into memory, and turns those that lie on their side wrongly
+        with open(path, "rb") as file:
+            with _OPENING:
+                # Pillow's own limits (89 megapixels, 1 MiB of profile) are below what cameras and printers have; ours
+                # are checked instead
+                limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+                Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, TEXT_LIMIT
+                try:
+                    image = Image.open(file)
+                finally:
+                    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
+            with image:
+                yield image
     except ImageError:
         raise
     except Exception as error:  # decoders raise many classes for damaged files
@@ -191,7 +198,7 @@ def header_of(path: Path, image: Image.Image, max_megapixels: float) -> Header:
             fix=f"if it is trusted, add --max-megapixels {-(-width * height // 1_000_000)}",
         )
     channels, bits = _kind(path, image, name)
-    if turn_of(image, exif_of(path, image)[0]) > 4:
+    if exif_of(path, image)[1] > 4:
         width, height = height, width
     return Header(name, width, height, channels, bits)
 
@@ -216,8 +223,7 @@ def _kind(path: Path, image: Image.Image, name: str) -> tuple[int, int]:
     refused = _KINDS.get(mode, "" if mode in _CHANNELS or mode in ("P", "PA") else mode)
     deep = mode.startswith("I;16")
     if name == "png":
-        with open(path, "rb") as file:
-            depth, colour = file.read(26)[24:]
+        depth, colour = image_png.depth_and_colour(path)
         deep = depth == 16
         if deep and colour == image_png.COLOURS[2]:
             return 2, 16  # Pillow calls it RGBA
@@ -274,13 +280,8 @@ def has_other_channel(image: Image.Image) -> bool:
     return image.format == "TIFF" and image.mode in ("RGB", "RGBX") and tag_of(image, _EXTRA, (2,))[0] == 0
 
 
-def turn_of(image: Image.Image, exif: bytes | None) -> int:
-    """The orientation still to be applied: Pillow and OpenCV apply that of a TIFF themselves."""
-    return 1 if image.format == "TIFF" else orientation(exif)
-
-
-def exif_of(path: Path, image: Image.Image) -> tuple[bytes | None, tuple[str, ...]]:
-    """EXIF as stored, or collected from a TIFF's own fields, and what to tell where it is damaged."""
+def exif_of(path: Path, image: Image.Image) -> tuple[bytes | None, int, tuple[str, ...]]:
+    """EXIF as stored, or collected from a TIFF's fields; the orientation to apply; what to tell where it is damaged."""
     content = image.info.get("exif")
     try:
         if image.format == "TIFF":
@@ -289,11 +290,21 @@ def exif_of(path: Path, image: Image.Image) -> tuple[bytes | None, tuple[str, ..
             content = _of_png(path, image)
         content = content.removeprefix(EXIF_PREFIX) if isinstance(content, bytes) else b""
         if not content:
-            return None, ()
+            return None, 1, ()
         check(content)
-        return content, ()
+        return content, _turn(image, content), ()
     except Exception:  # Pillow raises many classes for damaged EXIF
-        return None, ("its EXIF is damaged and not kept",)
+        return None, _turn(image, content), ("its EXIF is damaged and not kept",)
+
+
+def _turn(image: Image.Image, exif: Any) -> int:
+    """The orientation, which may stand in sound fields of a damaged whole; Pillow and OpenCV turn TIFFs themselves."""
+    if image.format == "TIFF" or not isinstance(exif, bytes):
+        return 1
+    try:
+        return orientation(exif.removeprefix(EXIF_PREFIX))
+    except ValueError:
+        return 1
 
 
 def _of_tiff(image: Image.Image) -> bytes:

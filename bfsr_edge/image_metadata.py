@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 EXIF_PREFIX = b"Exif\x00\x00"
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
-PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
+WIDTHS, HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)
+"""As TIFF and as EXIF name them."""
 SHORT, LONG = 3, 4
 TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 
@@ -115,12 +116,10 @@ def upright(exif: bytes) -> bytes:
 
 def with_size(exif: bytes, width: int, height: int) -> bytes:
     """The same EXIF with the result's size where it names the picture's."""
-    at = pointer(exif, EXIF_IFD)
-    if at is None:
-        return exif
     order, changed = byte_order(exif), bytearray(exif)
-    for entry in directory(exif, at):
-        if entry.tag in (PIXEL_WIDTH, PIXEL_HEIGHT):
-            side = width if entry.tag == PIXEL_WIDTH else height
+    at = pointer(exif, EXIF_IFD)
+    for entry in (*directory(exif), *(directory(exif, at) if at is not None else ())):
+        if entry.tag in (*WIDTHS, *HEIGHTS):
+            side = width if entry.tag in WIDTHS else height
             struct.pack_into(order + "HHII", changed, entry.position, entry.tag, LONG, 1, side)
     return bytes(changed)

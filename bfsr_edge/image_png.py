@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -41,6 +42,13 @@ def chunks(file: BinaryIO, wanted: tuple[bytes, ...]) -> Iterator[tuple[bytes, b
             yield name, content
         else:
             file.seek(length + 4, 1)
+
+
+def depth_and_colour(path: Path) -> tuple[int, int]:
+    """Bits a channel and the colour type of a PNG, as its header says."""
+    with open(path, "rb") as file:
+        depth, colour = file.read(26)[24:]
+    return depth, colour
 
 
 def is_srgb(described: tuple[tuple[bytes, bytes], ...]) -> bool:

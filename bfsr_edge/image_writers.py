@@ -145,7 +145,8 @@ class Writer:
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where its folder is none, there is nothing to remove
+            self._temporary.unlink()
 
 
 def temporary(path: Path) -> Path:

@@ -17,7 +17,7 @@ from bfsr_edge import image_png
 from bfsr_edge.errors import ImageError
 from bfsr_edge.image_decode import decode, turned
 from bfsr_edge.image_formats import EXTENSIONS, FORMATS, QUALITY, Format, check_holds, format_of
-from bfsr_edge.image_headers import MAX_MEGAPIXELS, Header, exif_of, header_of, opened, register_heif, turn_of
+from bfsr_edge.image_headers import MAX_MEGAPIXELS, Header, exif_of, header_of, opened, register_heif
 from bfsr_edge.image_metadata import EXIF_PREFIX, Metadata, upright
 from bfsr_edge.image_writers import ICC_LIMIT, SEGMENT_LIMIT, Pixels, Writer, remove_stale, temporary
 
@@ -88,8 +88,7 @@ def read(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
     """
     with opened(path) as image:
         header = header_of(path, image, max_megapixels)
-        exif, damaged = exif_of(path, image)
-        turn = turn_of(image, exif)
+        exif, turn, damaged = exif_of(path, image)
         pixels, icc, notes = decode(path, image, header)
     described: tuple[tuple[bytes, bytes], ...] = ()
     if header.format == "png":
@@ -129,6 +128,9 @@ def carried(metadata: Metadata, format: str, channels: int, *, strip: bool = Fal
     if format == "bmp":
         notes += [f"bmp holds no {name}" for name, value in (("EXIF", exif), ("colour profile", icc)) if value]
         exif = icc = None
+    if format == "jpeg" and exif and len(exif) > SEGMENT_LIMIT - len(EXIF_PREFIX):
+        notes.append(f"jpeg holds 64 KB of EXIF at most: its {len(exif):,} bytes are left out")
+        exif = None
     if icc and format == "webp" and channels < 3 and icc[16:20] == b"GRAY":
         notes.append("webp holds grey as RGB, so the profile for grey is left out")
         icc = None

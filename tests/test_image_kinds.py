@@ -250,6 +250,23 @@ def test_a_colour_that_stands_for_transparency_in_16_bits(channels: int, tmp_pat
     np.testing.assert_array_equal(found[:, :, -1], np.where((pixels == key).all(axis=2), 0, 65535))
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_grey_that_stands_for_transparency(depth: int, tmp_path: Path) -> None:
+    levels = 2**depth
+    rows = np.arange(32 * 16).reshape(16, 32) % levels
+    packed = np.packbits(np.unpackbits(rows.astype(np.uint8)[..., None], axis=2)[..., -depth:].reshape(16, -1), axis=1)
+    header = struct.pack(">IIBBBBB", 32, 16, depth, 0, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))
+    key = levels - 2 if levels > 2 else 0
+    parts = ((b"IHDR", header), (b"tRNS", struct.pack(">H", key)), (b"IDAT", content), (b"IEND", b""))
+    file = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part)) for name, part in parts
+    )
+    found = read(tmp_path, file, "a.png").pixels
+    np.testing.assert_array_equal(found[:, :, 0], rows * 255 // (levels - 1))
+    np.testing.assert_array_equal(found[:, :, -1], np.where(rows == key, 0, 255))
+
+
 def test_exif_of_a_png_is_found_wherever_it_stands(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

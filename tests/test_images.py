@@ -10,6 +10,7 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from PIL.TiffImagePlugin import IFDRational
 
 from bfsr_edge import images
 from bfsr_edge.errors import ImageError, UsageError
+
+Array = np.ndarray[Any, Any]
 
 
 def picture(height: int = 61, width: int = 83, channels: int = 3, dtype: Any = np.uint8) -> np.ndarray:
@@ -119,6 +122,19 @@ def test_rows_in_any_portions_give_the_same_file(name: str, rows: int, tmp_path:
     assert whole.read_bytes() == parts.read_bytes()
 
 
+TIFF = ("L", "LA", "RGB", "RGBA", "CMYK")
+TURNS: dict[int, Callable[[Array], Array]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff", "heic"])
 def test_exif_and_profile_are_carried(name: str, order: str, tmp_path: Path) -> None:
@@ -147,18 +163,31 @@ def test_exif_and_profile_are_carried(name: str, order: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-@pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff"])
-def test_orientation_is_applied(turn: int, name: str, tmp_path: Path) -> None:
-    from PIL import ImageOps
-
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("jpeg", "RGB"),
+        ("jpeg", "L"),
+        ("png", "RGB"),
+        ("png", "RGBA"),
+        ("webp", "RGB"),
+        *(("tiff", mode) for mode in TIFF),
+    ],
+)
+def test_orientation_is_applied(turn: int, name: str, mode: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{images.FORMATS[name].extensions[0]}"
     exif = Image.Exif()
     exif[0x0112] = turn
-    Image.fromarray(picture()).save(path, exif=exif)
-    with Image.open(path) as image:
-        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    stored = Image.fromarray(picture()).convert(mode)
+    stored.save(path, exif=exif, **({"lossless": True} if name == "webp" else {}))
+    # from pixels and not by Pillow's own turning of an opened file, which is wrong for raw TIFFs of some modes
+    with open(path, "rb") as file, Image.open(file) as image:
+        straight = np.asarray(stored if name == "tiff" else image.convert(mode))
     found = images.read(path)
-    np.testing.assert_array_equal(found.pixels, expected)
+    if mode == "CMYK":
+        straight = np.asarray(Image.fromarray(straight, "CMYK").convert("RGB"))
+    expected = TURNS[turn](straight)
+    np.testing.assert_array_equal(found.pixels.reshape(expected.shape), expected)
     header = images.probe(path)
     assert (header.height, header.width) == expected.shape[:2]
     if found.metadata.exif is not None:
@@ -202,6 +231,52 @@ def test_exif_whose_sub_directory_is_cut_off_is_told_before_anything_is_written(
     assert found.notes == ("its EXIF is damaged and not kept",)
     for name in ("b.jpg", "b.png", "b.tif"):
         images.write(tmp_path / name, found.pixels, metadata=found.metadata)
+
+
+@pytest.mark.parametrize("tag", [0x8769, 0x8825])
+def test_orientation_is_applied_though_a_sub_directory_is_cut_off(tag: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    fields = struct.pack("<HHHIHH", 2, 0x0112, 3, 1, 6, 0) + struct.pack("<HHIII", tag, 4, 1, 9999, 0)
+    Image.fromarray(picture()).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0" + fields)
+    found = images.read(path)
+    assert found.notes == ("its EXIF is damaged and not kept",)
+    height, width = picture().shape[:2]
+    assert found.pixels.shape[:2] == (width, height)
+    header = images.probe(path)
+    assert (header.width, header.height) == (height, width)
+
+
+def test_sizes_in_the_first_directory_become_the_results(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0100], exif[0x0101] = 83, 61
+    Image.fromarray(picture()).save(tmp_path / "a.jpg", exif=exif)
+    read = images.read(tmp_path / "a.jpg")
+    images.write(tmp_path / "b.jpg", read.pixels.repeat(2, 0).repeat(2, 1), metadata=read.metadata)
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert (image.getexif()[0x0100], image.getexif()[0x0101]) == image.size
+
+
+def test_exif_that_jpeg_cannot_hold_is_left_out_and_told() -> None:
+    metadata = images.Metadata(exif=bytes(70_000))
+    kept, notes = images.carried(metadata, "jpeg", 3)
+    assert kept.exif is None
+    assert notes == ("jpeg holds 64 KB of EXIF at most: its 70,000 bytes are left out",)
+    assert images.carried(metadata, "png", 3) == (metadata, ())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    for look in (images.probe, images.read, images.read_xmp):
+        with pytest.raises(ImageError, match="it is a pipe"):
+            look(tmp_path / "a.jpg")
+
+
+def test_a_folder_that_is_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ImageError, match="file") as caught:
+        images.write(tmp_path / "file" / "below" / "a.png", picture())
+    assert ".part" not in str(caught.value)
 
 
 def test_a_lack_of_memory_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

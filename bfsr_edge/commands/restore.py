@@ -177,6 +177,8 @@ def command(
         is_result=lambda path: record.record_of(path) is not None,
     )
     teller = telling.Teller(quiet, verbose)
+    for remark in found.notes:
+        teller.note(remark)
     settings = _with_faces(settings, [name for name in FACE_OPTIONS if given[name] is not None], teller)
     choice = _choose(model, backend, device, tile, threads, build=build, quiet=quiet)
     if choice.note:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bfsr_edge import tiling
 from bfsr_edge.errors import UsageError
 from bfsr_edge.images import Pixels
+from bfsr_edge.restore.transparency import spread
 
 Float = npt.NDArray[np.float32]
 Paste = Callable[[list[Float], int], None]
@@ -55,6 +56,8 @@ class Ahead(Protocol):
 
 def checked(image: Pixels) -> Pixels:
     """A picture as H×W×C; UsageError where the array is none."""
+    if not isinstance(image, np.ndarray):
+        raise UsageError(f"a picture is a NumPy array, H×W×C; this is {type(image).__name__}", fix="np.asarray(image)")
     if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or 0 in image.shape:
         raise UsageError(f"a picture is uint8 or uint16, H×W×C; this is {image.dtype} of shape {image.shape}")
     whole = image[:, :, None] if image.ndim == 2 else image
@@ -103,7 +106,8 @@ def infer(
     C is 3, the colours (of grey three that hardly differ), or 4 where alpha has to be restored too: a second run for
     each tile in which it varies, and none for the others.
     """
-    colours = image[:, :, :3] if image.shape[2] > 2 else image[:, :, :1]
+    shown = spread(image)
+    colours = shown[:, :, :3] if image.shape[2] > 2 else shown[:, :, :1]
     alpha = image[:, :, -1:] if _alpha_changes(image, scale, reduce) else None
 
     def inputs() -> Iterator[Float]:

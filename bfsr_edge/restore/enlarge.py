@@ -9,6 +9,7 @@ import numpy as np
 
 from bfsr_edge.images import Pixels
 from bfsr_edge.restore.array import Paste
+from bfsr_edge.restore.transparency import spread
 from bfsr_edge.tiling import BAND
 
 CONTEXT = 4
@@ -28,6 +29,7 @@ def enlarge(image: Pixels, scale: int, paste: Paste) -> Iterator[Pixels]:
         Puts faces into R, G and B, in [0, 1]; all three of a grey picture, which becomes their mean.
     """
     height, width, channels = image.shape
+    image = spread(image) if scale > 1 else image
     peak = float(np.iinfo(image.dtype).max)
     for top in range(0, height * scale, BAND):
         bottom = min(top + BAND, height * scale)

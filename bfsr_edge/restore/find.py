@@ -30,6 +30,8 @@ class Found:
     """Folders that could not be read, and files whose name says no format, each with the reason."""
     passed_over: int
     """Files inside folders that are no pictures by their extension, or results of an earlier run."""
+    notes: tuple[str, ...] = ()
+    """What of the arguments was left out on purpose."""
 
 
 def find(
@@ -64,7 +66,7 @@ def find(
     if os.sep in suffix or "/" in suffix:
         raise UsageError(f"--suffix {suffix!r} holds a path separator", fix="use letters, digits, - and _")
     search = _Search(out, is_result)
-    for argument in arguments:
+    for argument in search.without_out(arguments):
         search.argument(argument)
     jobs: dict[str, Job] = {}
     for source, below in search.files:
@@ -95,7 +97,7 @@ def find(
             ),
             fix="name results themselves to restore them once more" if search.results else EXAMPLE,
         )
-    return Found(list(jobs.values()), search.unreadable, search.passed_over)
+    return Found(list(jobs.values()), search.unreadable, search.passed_over, tuple(search.notes))
 
 
 def _spare_inputs(jobs: dict[str, Job], search: _Search) -> None:
@@ -127,30 +129,68 @@ class _Search:
         self.passed_over = 0
         self.results = 0
         """Of them, those that an earlier run made."""
+        self.notes: list[str] = []
         self._out = Path(os.path.realpath(out))
         self._is_result = is_result
+        self._real: dict[Path, Path] = {}
+
+    def without_out(self, arguments: Sequence[str]) -> list[str]:
+        """All but the result folder where what lies beside it is named too: "photos/*" in a shell names both."""
+        places = {argument: Path(os.path.realpath(argument)) for argument in arguments}
+        beside = {place.parent for place in places.values() if place != self._out}
+        kept = [name for name in arguments if places[name] != self._out or self._out.parent not in beside]
+        self.notes += [
+            f"{name} is the folder for the results, so it is not read" for name in arguments if name not in kept
+        ]
+        return kept
 
     def argument(self, argument: str) -> None:
         path = Path(argument)
         # os.path answers no where Path raises: a name too long for the system, one with a zero byte
         if os.path.isdir(path):
             self._folder(path, path)
+        elif os.path.exists(path) and not os.path.isfile(path):
+            self.unreadable.append((path, "it is a pipe, a socket or a device"))
         elif os.path.lexists(path):
             self.files.append((path, Path(path.name)))
         elif glob.has_magic(argument):
-            matches = sorted(glob.glob(argument, recursive=True))
-            if not matches:
-                raise UsageError(f"nothing matches {argument}")
-            base = _fixed_part(argument)
-            for match in map(Path, matches):
-                if match.is_dir():
-                    # "**" lists folders and their files: files come as matches of their own
-                    if "**" not in argument:
-                        self._folder(match, base)
-                else:
-                    self._take(match, base)
+            self._glob(argument)
         else:
             raise UsageError(f"there is no file or folder {argument}", fix="check the path; quote names with spaces")
+
+    def _glob(self, pattern: str) -> None:
+        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+        if not matches:
+            raise UsageError(f"nothing matches {pattern}")
+        base = _fixed_part(pattern)
+        if "**" in pattern:
+            matches = self._without_loops(matches)
+        if not self._is_in_out(base):  # else the results lie beside their inputs, as asked
+            matches = [match for match in matches if not self._is_in_out(match if match.is_dir() else match.parent)]
+        named = set(matches)
+        for match in matches:
+            if not match.is_dir():
+                self._take(match, base)
+            elif Path(pattern).name != "**":  # which lists folders and their files: those are matches of their own
+                for file in self._walk(match):
+                    if file not in named:
+                        named.add(file)
+                        self._take(file, base)
+
+    def _without_loops(self, matches: Sequence[Path]) -> list[Path]:
+        """Each folder by its shortest path alone: "**" follows links, round and round where they form a loop."""
+        shortest: dict[Path, Path] = {}
+        for match in sorted(matches, key=lambda match: len(match.parts)):
+            shortest.setdefault(self._realpath(match.parent), match.parent)
+        return [match for match in matches if shortest[self._realpath(match.parent)] == match.parent]
+
+    def _is_in_out(self, folder: Path) -> bool:
+        return self._realpath(folder).is_relative_to(self._out)
+
+    def _realpath(self, folder: Path) -> Path:
+        if folder not in self._real:
+            self._real[folder] = Path(os.path.realpath(folder))
+        return self._real[folder]
 
     def _folder(self, folder: Path, base: Path) -> None:
         for file in self._walk(folder):
@@ -159,6 +199,7 @@ class _Search:
     def _take(self, file: Path, base: Path) -> None:
         """A file that was found rather than named."""
         picture = file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")
+        picture = picture and (os.path.isfile(file) or not os.path.exists(file))  # no pipe, but a broken link is told
         result = picture and self._is_result(file)
         self.results += result
         if result or not picture:

@@ -50,6 +50,8 @@ PROBLEMS = 20
 def is_report(path: Path) -> bool:
     """Whether an earlier run wrote that file."""
     try:
+        if not os.path.isfile(path):  # a pipe would be waited for
+            return False
         with open(path, "rb") as file:
             return MARK in file.read(MARK_WITHIN)
     except OSError:

@@ -17,6 +17,7 @@ from bfsr_edge.errors import BackendError, UsageError
 from bfsr_edge.restore.array import ALPHA_REACH
 from bfsr_edge.restore.options import Options
 from bfsr_edge.restore.picture import restore_picture
+from bfsr_edge.restore.transparency import spread
 
 Array = npt.NDArray[Any]
 Photo = Callable[..., Array]
@@ -39,7 +40,8 @@ def test_colours_and_grey_keep_their_kind(
 def test_alpha_goes_through_the_network(scale: int, channels: int, dtype: Any, nearest: Path, photo: Photo) -> None:
     image = photo(90, 56, channels, dtype)
     result = bfsr_edge.restore(image, bfsr_edge.load(nearest), scale=scale, overlap=4, reduce=1)
-    np.testing.assert_array_equal(result, image.repeat(scale, 0).repeat(scale, 1))
+    # what is invisible takes a visible colour first: test_transparency.py
+    np.testing.assert_array_equal(result, spread(image).repeat(scale, 0).repeat(scale, 1))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -106,6 +108,12 @@ def test_alpha_becomes_sharper_than_interpolated(samples: Path) -> None:
     interpolated = cv2.resize(alpha, (384, 384), interpolation=cv2.INTER_CUBIC)
     errors = [float(np.mean((made.astype(float) - true) ** 2)) for made in (result, interpolated)]
     assert errors[0] < 0.7 * errors[1]
+
+
+@pytest.mark.parametrize("image", [None, [[1, 2]], "a.png"])
+def test_what_is_no_array_is_refused(image: Any, nearest: Path) -> None:
+    with pytest.raises(UsageError, match="a picture is a NumPy array"):
+        bfsr_edge.restore(image, bfsr_edge.load(nearest))
 
 
 def test_grey_without_a_channel_axis_stays_so(nearest: Path, photo: Photo) -> None:

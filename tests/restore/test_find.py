@@ -124,3 +124,47 @@ def test_a_folder_that_cannot_be_read_is_accounted_for(photos: Path) -> None:
     (photos / "sub").chmod(0)
     found = find(["photos"], Path("out"))
     assert [path.name for path, _ in found.unreadable] == ["sub"]
+
+
+def test_a_glob_does_not_go_round_in_loops_of_links(photos: Path) -> None:
+    (photos / "sub" / "up").symlink_to("..", target_is_directory=True)
+    assert pairs(find(["photos/**/*.tif"], Path("out"))) == [("photos/sub/deep/d.tif", "out/sub/deep/d.tif")]
+    assert len(find(["photos/**"], Path("out")).jobs) == 4
+
+
+def test_folders_that_a_deep_glob_finds_are_read(photos: Path) -> None:
+    expected = [("photos/sub/deep/d.tif", "out/sub/deep/d.tif")]
+    assert pairs(find(["photos/**/deep"], Path("out"))) == expected
+    assert pairs(find(["photos/**/de*"], Path("out"))) == expected
+    assert len(find(["photos/**/*"], Path("out")).jobs) == 4
+
+
+@pytest.mark.parametrize("pattern", ["photos/*", "photos/**", "photos/**/*.png"])
+def test_results_inside_the_input_are_no_matches_of_a_glob(photos: Path, pattern: str) -> None:
+    (photos / "out").mkdir()
+    (photos / "out" / "a.png").touch()
+    found = find([pattern], Path("photos/out"), suffix="_x")
+    assert all("out" not in source for source, _ in pairs(found))
+    assert ("photos/a.png", "photos/out/a_x.png") in pairs(found)
+
+
+def test_the_result_folder_among_what_a_shell_names(photos: Path) -> None:
+    (photos / "out").mkdir()
+    (photos / "out" / "a.png").touch()
+    found = find(["photos/a.png", "photos/out", "photos/sub"], Path("photos/out"))
+    assert [source for source, _ in pairs(found)] == ["photos/a.png", "photos/sub/c.webp", "photos/sub/deep/d.tif"]
+    assert found.notes == ("photos/out is the folder for the results, so it is not read",)
+    # alone it is what is meant
+    assert pairs(find(["photos/out"], Path("photos/out"), suffix="_x")) == [("photos/out/a.png", "photos/out/a_x.png")]
+
+
+def test_results_beside_their_inputs_by_a_glob(photos: Path) -> None:
+    assert pairs(find(["photos/*.png"], photos, suffix="_x")) == [("photos/a.png", "photos/a_x.png")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_pipes_are_passed_over_and_told_where_they_are_named(photos: Path) -> None:
+    os.mkfifo(photos / "p.png")
+    assert len(find(["photos"], Path("out")).jobs) == 4
+    assert len(find(["photos/*.png"], Path("out")).jobs) == 1
+    assert find(["photos/p.png"], Path("out")).unreadable == [(photos / "p.png", "it is a pipe, a socket or a device")]
