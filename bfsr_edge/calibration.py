@@ -56,7 +56,7 @@ class Layer:
     share: float
     """Its part of the multiply-accumulates of all convolutions."""
     precision: str
-    """"int8" or "fp16"."""
+    """"int8", or what the calibration's ``floating`` says."""
     drop: float | None = None
     """dB lost in the mean where it alone is quantized; ``None``: not measured."""
     worst: float | None = None

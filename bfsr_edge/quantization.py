@@ -149,8 +149,8 @@ def source_tensors(proto: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def layers_of(proto: onnx.ModelProto, excluded: tuple[str, ...]) -> tuple[Layer, ...]:
-    """Every convolution of a float32 graph, those in ``excluded`` in floating point.
+def layers_of(proto: onnx.ModelProto, excluded: tuple[str, ...], floating: str = "fp16") -> tuple[Layer, ...]:
+    """Every convolution of a float32 graph, those in ``excluded`` in floating point, "fp16" or "fp32".
 
     Raises
     ------
@@ -161,7 +161,7 @@ def layers_of(proto: onnx.ModelProto, excluded: tuple[str, ...]) -> tuple[Layer,
     work = [(node.name, macs) for node, macs, _ in convolutions(proto)]
     total = sum(macs for _, macs in work)
     return tuple(
-        Layer(name, sources[name], macs / total, "fp16" if name in excluded else "int8") for name, macs in work
+        Layer(name, sources[name], macs / total, floating if name in excluded else "int8") for name, macs in work
     )
 
 

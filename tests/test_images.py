@@ -179,7 +179,7 @@ def test_orientation_is_applied(turn: int, name: str, mode: str, tmp_path: Path)
     exif = Image.Exif()
     exif[0x0112] = turn
     stored = Image.fromarray(picture()).convert(mode)
-    stored.save(path, exif=exif, **({"lossless": True} if name == "webp" else {}))
+    stored.save(path, exif=exif, lossless=name == "webp")
     # from pixels and not by Pillow's own turning of an opened file, which is wrong for raw TIFFs of some modes
     with open(path, "rb") as file, Image.open(file) as image:
         straight = np.asarray(stored if name == "tiff" else image.convert(mode))

@@ -14,8 +14,8 @@ from bfsr_edge.precision import dequantized, makers
 if TYPE_CHECKING:
     import onnx
 
-INT8, FLOAT = 1, 4
-"""Bytes a value; layers that are not INT8 are float32 on a CPU."""
+WIDTHS = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
+"""Bytes a value; those of INT8 are one."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,26 @@ class Costs:
     """Multiply-accumulates of all convolutions."""
     int8_macs: float = 0.0
     """Those that run in INT8."""
-    bytes: float = 0.0
-    """Each convolution's input, weights and result once, in the type that it runs in: what has to be moved if
-    everything between two convolutions is fused into them."""
+    int8_values: float = 0.0
+    """Inputs, weights and results of the convolutions that run in INT8, each once."""
+    floating_values: float = 0.0
+    """The same of the others."""
+
+    def moved(self, precision: str) -> float | None:
+        """Bytes that have to be moved if everything between two convolutions is fused into them.
+
+        None where that is not known: a network that ran in INT8, whose file does not say which layers did.
+
+        Parameters
+        ----------
+        precision
+            Executed, such as "fp32+int8".
+        """
+        parts = precision.split("+")
+        if "int8" in parts and not self.int8_values:
+            return None
+        width = next((WIDTHS[part] for part in parts if part in WIDTHS), WIDTHS["fp32"])
+        return self.int8_values + width * self.floating_values
 
 
 def of_onnx(path: Path, tile: int) -> Costs:
@@ -56,18 +73,18 @@ def of_onnx(path: Path, tile: int) -> Costs:
     made = makers(proto)
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in proto.graph.initializer}
     shapes = _shapes(proto)
-    total = int8_total = moved = 0.0
+    total = int8_total = 0.0
+    values = {True: 0.0, False: 0.0}
     parameters = 0
     for node, macs, _ in convolutions(proto):
         quantized = all(dequantized(name, made) for name in node.input[:2])
         weights = _stored(node.input[1], made, sizes)
         bias = _stored(node.input[2], made, sizes) if len(node.input) > 2 else 0
-        width = INT8 if quantized else FLOAT
         total += macs
         int8_total += macs if quantized else 0
         parameters += weights + bias
-        moved += width * (weights + shapes.get(node.input[0], 0) + shapes.get(node.output[0], 0))
-    return Costs(parameters, total, int8_total, moved)
+        values[quantized] += weights + shapes.get(node.input[0], 0) + shapes.get(node.output[0], 0)
+    return Costs(parameters, total, int8_total, values[True], values[False])
 
 
 def _stored(name: str, made: Mapping[str, onnx.NodeProto], sizes: dict[str, int]) -> int:
@@ -110,7 +127,7 @@ def of_ncnn(param: Path, tile: int) -> Costs:
 def _ncnn(layers: list[list[str]], tile: int) -> Costs:
     scales: dict[str, float] = {}
     channels: dict[str, float] = {}
-    macs = moved = 0.0
+    macs = values = 0.0
     parameters = 0
     for kind, _, n_in, n_out, *rest in layers:
         inputs, outputs = rest[: int(n_in)], rest[int(n_in) : int(n_in) + int(n_out)]
@@ -123,7 +140,7 @@ def _ncnn(layers: list[list[str]], tile: int) -> Costs:
             scale /= int(options.get("3", "1"))
             pixels = (tile * scale) ** 2
             macs += weights * pixels
-            moved += FLOAT * (weights + (depth + out) * pixels)
+            values += weights + (depth + out) * pixels
             parameters += weights + (out if bias else 0)
             depth = out
         elif kind == "PReLU":
@@ -137,4 +154,4 @@ def _ncnn(layers: list[list[str]], tile: int) -> Costs:
             depth = sum(channels[name] for name in inputs)
         scales.update(dict.fromkeys(outputs, scale))
         channels.update(dict.fromkeys(outputs, depth))
-    return Costs(parameters, macs, 0.0, moved)
+    return Costs(parameters, macs, floating_values=values)

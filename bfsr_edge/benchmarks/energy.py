@@ -34,11 +34,9 @@ class Source:
     name: str
     """For the report: what is counted, and by what."""
     joules: Callable[[], float] | None = None
-    """An energy counter's value."""
+    """An energy counter's value, which only grows."""
     watts: Callable[[], float] | None = None
     """The power now."""
-    wraps_at: float = 0.0
-    """Joules at which the counter starts again at 0."""
 
 
 class Meter:
@@ -78,8 +76,7 @@ class Meter:
             return
         with contextlib.suppress(OSError, ValueError):
             if source.joules is not None:
-                used = source.joules() - self._before
-                self.joules = used + source.wraps_at if used < 0 else used
+                self.joules = source.joules() - self._before
             elif source.watts is not None and self._thread is not None:
                 self._stop.set()
                 self._thread.join()
@@ -151,12 +148,18 @@ def _rapl(powercap: Path) -> Source | None:
     counters = [zone / "energy_uj" for zone in packages if _number(zone / "energy_uj") is not None]
     if not counters:
         return None
-    most = sum(_number(counter.with_name("max_energy_range_uj")) or 0.0 for counter in counters)
-    return Source(
-        f"CPU package, RAPL ({len(counters)})",
-        joules=lambda: sum(float(counter.read_text()) for counter in counters) * MICRO,
-        wraps_at=most * MICRO,
-    )
+    ranges = [_number(counter.with_name("max_energy_range_uj")) or 0.0 for counter in counters]
+    last, begun = [0.0] * len(counters), [0.0] * len(counters)
+
+    def joules() -> float:
+        for index, counter in enumerate(counters):
+            value = float(counter.read_text())
+            if value < last[index]:  # each begins again at 0 by itself
+                begun[index] += ranges[index]
+            last[index] = value
+        return (sum(last) + sum(begun)) * MICRO
+
+    return Source(f"CPU package, RAPL ({len(counters)})", joules=joules)
 
 
 def _nvml(index: int) -> Source | None:

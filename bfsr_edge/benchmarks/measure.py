@@ -215,9 +215,13 @@ def _measured(
     drops = [row.drop for row in scored if row.drop is not None]
     if scored and subject.fp32 and not drops:
         notes.append(f"no PSNR drop: {subject.fp32} was not scored on these pictures")
+    # the peaks are the CPU's: they say nothing of what runs on a GPU
     compute, memory = (
-        rooflines.share(spent, bench.peaks, opened["precision"], latency.median / 1000) if spent else (None, None)
+        rooflines.share(spent, bench.peaks, opened["precision"], latency.median / 1000)
+        if spent is not None and opened["device"] == "cpu"
+        else (None, None)
     )
+    moved = spent.moved(opened["precision"]) if spent else None
     looks = [score["perceptual"] for score in scores if score["perceptual"] is not None]
     values: dict[str, Any] = {}
     if scored:
@@ -238,7 +242,7 @@ def _measured(
         batch=1,
         parameters=spent.parameters if spent else None,
         gmacs=spent.macs / 1e9 if spent else None,
-        mbytes=spent.bytes / 1e6 if spent else None,
+        mbytes=moved / 1e6 if moved else None,
         n_images=len(scored) or None,
         perceptual_mean=math.fsum(looks) / len(looks) if looks else None,
         latency_min_ms=latency.minimum,
@@ -259,6 +263,7 @@ def _measured(
         roofline_memory=memory,
         note=_notes(*notes),
         device_latency_median_ms=float(np.median(timed.device_ms)) if timed.device_ms else None,
+        n_perceptual=len(looks) or None,
         **values,
     )
     _gallery(bench, subject, client, references, scored, opened["precision"])
@@ -298,7 +303,10 @@ def _time(bench: Bench, client: Client, reference: Client | None, subject: Subje
 def _time_slowly(
     bench: Bench, client: Client, reference: Client | None, subject: Subject, faces: int
 ) -> tuple[Timed, list[dict[str, Any]]]:
-    """A few runs, which are pictures to be scored where there are any: nothing slow is run twice."""
+    """A few runs, which are pictures to be scored where there are any: nothing slow is run twice.
+
+    But where energy is measured: scoring would be counted with the work.
+    """
     suite = bench.suite
     timed, scores = Timed(), []
     joules: list[float] = []
@@ -311,7 +319,7 @@ def _time_slowly(
             else []
         )
         with energy.Meter(source) as meter:
-            if number < faces:
+            if number < faces and source is None:
                 scores += _score(bench, client, subject, range(number, number + 1))
                 ours = [scores[-1]["ms"]]
             else:

@@ -1,17 +1,18 @@
 """Whether engines became slower: ratios to the reference engine of the same run against those of an earlier one.
 
-Absolute times of two machines, or of one machine on two days, say nothing; how many times faster than OpenVINO in FP32
-an engine is, measured in turns with it, carries over.
+Absolute times of one machine on two days say nothing; how many times faster than OpenVINO in FP32 an engine is,
+measured in turns with it, carries over. To another kind of processor it does not: where one multiplies INT8 in
+matrices, another has no such instructions.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bfsr_edge.benchmarks.results import EngineRow, read_table, write_table
+from bfsr_edge.benchmarks.results import MACHINE, EngineRow, read_json, read_table, write_table
 from bfsr_edge.errors import UsageError
 
 THRESHOLD = 1.15
@@ -55,7 +56,9 @@ def read_before(paths: Sequence[Path]) -> list[EngineRow]:
         if not files or not all(file.is_file() for file in files):
             raise UsageError(f"there is no result to compare with in {path}", fix="give a file of benchmarks/results")
         for file in files:
-            rows += read_table(file, EngineRow)
+            told = file.with_name(MACHINE)
+            name = str(read_json(told).get("name", "")) if told.is_file() else ""
+            rows += [replace(row, machine=row.machine or name) for row in read_table(file, EngineRow)]
     found = [row for row in rows if row.ratio_to_reference]
     if not found:
         raise UsageError(
@@ -65,15 +68,30 @@ def read_before(paths: Sequence[Path]) -> list[EngineRow]:
     return found
 
 
-def compare(before: Sequence[EngineRow], now: Sequence[EngineRow], threshold: float = THRESHOLD) -> list[Change]:
+def compare(
+    before: Sequence[EngineRow], now: Sequence[EngineRow], machine: str, threshold: float = THRESHOLD
+) -> list[Change]:
     """Engines that are in both, by network, precision, backend, device, tile and batch; the last of several counts.
+
+    Parameters
+    ----------
+    machine
+        The name of this one; what was measured on others is left out.
 
     Raises
     ------
     UsageError
-        None is in both.
+        None is in both, or none of those before was measured on such a machine.
     """
-    old = {_key(row): row.ratio_to_reference for row in before if row.ratio_to_reference}
+    here = [row for row in before if row.machine == machine]
+    if not here:
+        others = sorted({row.machine or "a machine that has no name" for row in before})
+        raise UsageError(
+            f"the results to compare with were not measured on {machine}",
+            why=(f"they are of {', '.join(others)}, and ratios of one kind of processor say nothing of another",),
+            fix="measure on this machine once with --keep DIR, and give that folder to --against",
+        )
+    old = {_key(row): row.ratio_to_reference for row in here if row.ratio_to_reference}
     changes = [
         Change(row.id, ratio, row.ratio_to_reference, threshold)
         for row in now
@@ -117,7 +135,7 @@ def keep(rows: Sequence[EngineRow], folder: Path, machine: str, date: str) -> li
         words = (row.network, row.precision, row.backend, machine, date[:10])
         name = "-".join(re.sub(r"[^A-Za-z0-9.+]+", "-", word).strip("-") for word in words)
         path = folder / f"{name}.csv"
-        write_table(path, [row], EngineRow)
+        write_table(path, [replace(row, machine=machine)], EngineRow)
         written.append(path)
     return written
 

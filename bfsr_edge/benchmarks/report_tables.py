@@ -92,7 +92,9 @@ def accuracy(view: View) -> Table:
     ]  # fmt: skip
     if any(engine.perceptual_mean is not None for engine in view.engines):
         named = str(view.machine.get("perceptual") or "mean over pictures")
-        spec.append((Column("perceptual", named), lambda e: e.perceptual_mean, _fixed(4)))
+        counts = sorted({engine.n_perceptual for engine in view.engines if engine.n_perceptual})
+        of = f", of the first {' or '.join(map(str, counts))} pictures" if counts else ""
+        spec.append((Column("perceptual", named + of), lambda e: e.perceptual_mean, _fixed(4)))
     return _engines(view, "accuracy", "Accuracy", spec)
 
 

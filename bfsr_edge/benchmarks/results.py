@@ -65,7 +65,7 @@ class EngineRow:
     drop_worst: float | None = None
     drop_std: float | None = None
     perceptual_mean: float | None = None
-    """Mean over pictures of the figure that ``machine.json`` names under "perceptual"."""
+    """Mean over ``n_perceptual`` pictures of the figure that ``machine.json`` names under "perceptual"."""
     latency_min_ms: float | None = None
     """Wall clock, array in to array out, for one batch."""
     latency_mean_ms: float | None = None
@@ -97,6 +97,10 @@ class EngineRow:
     """Why cells are empty, and what else is to be known; parts are separated by "; "."""
     device_latency_median_ms: float | None = None
     """Between two CUDA events; empty on a CPU."""
+    n_perceptual: int | None = None
+    """Pictures that ``perceptual_mean`` is of: the first of those scored."""
+    machine: str = ""
+    """In results that are kept: where it was measured."""
 
 
 @dataclass(frozen=True)

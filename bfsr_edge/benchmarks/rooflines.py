@@ -1,6 +1,6 @@
 """What this machine can do at most: multiply-accumulates a second by precision, and bytes a second.
 
-The peaks are measured, not read off a data sheet: a convolution of 1×1, which is one large matrix product, through the
+The peaks are measured, not read off a data sheet: convolutions of 1×1, each one large matrix product, through the
 libraries that the engines use, the fastest of them counting; and a copy that no cache holds.
 """
 
@@ -16,10 +16,11 @@ import numpy as np
 
 from bfsr_edge.benchmarks.costs import Costs
 
-CHANNELS, SIDE = 1024, 48
-"""2.4 GMAC and 20 MB: large enough to fill every core, small enough to be repeated."""
+CHANNELS, SIDE, PRODUCTS = 1024, 48, 8
+"""19 GMAC and 20 MB: large enough to fill every core, and products one behind the other, beside which it hardly counts
+that float32 pictures are read and converted."""
 COPY_BYTES = 1 << 28
-MACS = CHANNELS * CHANNELS * SIDE * SIDE
+MACS = PRODUCTS * CHANNELS * CHANNELS * SIDE * SIDE
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def share(costs: Costs, peaks: Peaks, precision: str, seconds: float) -> tuple[f
     for name, macs in need.items():
         if macs and compute is not None:
             compute = compute + macs / peaks.macs[name] if peaks.macs.get(name) else None
-    memory = costs.bytes / peaks.copy if peaks.copy and costs.bytes else None
+    moved = costs.moved(precision)
+    memory = moved / peaks.copy if peaks.copy and moved else None
     return (
         compute / seconds if compute else None,
         memory / seconds if memory else None,
@@ -108,28 +110,35 @@ def _rate(run: Callable[[], Any], seconds: float) -> float:
 
 
 def _graph(int8: bool) -> bytes:
-    """One convolution of 1×1, its operands through Q/DQ where it is to run in INT8."""
+    """Convolutions of 1×1 one behind the other, their operands through Q/DQ where they are to run in INT8."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
     shape = [1, CHANNELS, SIDE, SIDE]
-    tensors = [numpy_helper.from_array(rng.normal(0, 0.03, (CHANNELS, CHANNELS, 1, 1)).astype(np.float32), "weight")]
-    nodes = []
-    source = weight = ""
-    if int8:
-        values = rng.integers(-127, 128, (CHANNELS, CHANNELS, 1, 1)).astype(np.int8)
-        tensors = [numpy_helper.from_array(values, "weight")]
-        tensors += [numpy_helper.from_array(np.float32(0.02), "step"), numpy_helper.from_array(np.int8(0), "zero")]
-        nodes = [
-            helper.make_node("QuantizeLinear", ["input", "step", "zero"], ["input.q"]),
-            helper.make_node("DequantizeLinear", ["input.q", "step", "zero"], ["input.dq"]),
-            helper.make_node("DequantizeLinear", ["weight", "step", "zero"], ["weight.dq"]),
-        ]
-        source, weight = "input.dq", "weight.dq"
-    nodes.append(helper.make_node("Conv", [source or "input", weight or "weight"], ["hidden"]))
-    # reduced, so that little but the product is left
-    nodes.append(helper.make_node("ReduceMean", ["hidden"], ["output"], keepdims=1))
+    square = (CHANNELS, CHANNELS, 1, 1)
+    values = rng.integers(-127, 128, square).astype(np.int8) if int8 else rng.normal(0, 0.03, square).astype(np.float32)
+    tensors = [
+        numpy_helper.from_array(values, "weight"),
+        numpy_helper.from_array(np.float32(0.02), "step"),
+        numpy_helper.from_array(np.float32(0.0004), "weight.step"),  # so that values neither grow nor vanish
+        numpy_helper.from_array(np.int8(0), "zero"),
+    ]
+    nodes = [helper.make_node("DequantizeLinear", ["weight", "weight.step", "zero"], ["weight.dq"])] if int8 else []
+    source, weight = "input", "weight.dq" if int8 else "weight"
+    for number in range(PRODUCTS):
+        if int8:
+            nodes += [
+                helper.make_node("QuantizeLinear", [source, "step", "zero"], [f"{number}.q"]),
+                helper.make_node("DequantizeLinear", [f"{number}.q", "step", "zero"], [f"{number}.dq"]),
+            ]
+            source = f"{number}.dq"
+        nodes.append(helper.make_node("Conv", [source, weight], [f"{number}.out"]))
+        source = f"{number}.out"
+    # reduced, so that little but the products is left
+    nodes.append(helper.make_node("ReduceMean", [source], ["output"], keepdims=1))
+    used = {name for node in nodes for name in node.input}
+    tensors = [tensor for tensor in tensors if tensor.name in used]
     ends = [
         helper.make_tensor_value_info("input", TensorProto.FLOAT, shape),
         helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 1, 1, 1]),

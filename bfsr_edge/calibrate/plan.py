@@ -35,7 +35,7 @@ class Plan:
     percentile: float = 99.999
     """percentile: how many of the magnitudes lie inside the range, in percent."""
     exclude: tuple[str, ...] = ()
-    """Convolutions left in FP16 besides the first and last ones: node names, with ``*`` and ``?``."""
+    """Convolutions left in floating point besides the first and last ones: node names, with ``*`` and ``?``."""
     include: tuple[str, ...] = ()
     """First and last convolutions that are quantized all the same."""
     quantized_skips: bool = True

@@ -26,6 +26,7 @@ Byte = npt.NDArray[np.uint8]
 
 BINS = 2048
 """Of the histograms; TensorRT's calibrators take as many."""
+MOST_BINS = 1 << 16
 ENTROPY_BINS = 512
 """For each sign; the search for the least entropy takes time with the square of their number."""
 THEIRS = frozenset({"percentile", "entropy"})
@@ -37,7 +38,10 @@ CANDIDATES = 256
 
 
 class Histogram:
-    """Counts of magnitudes in bins of one width, which the first values set; larger values later add bins."""
+    """Counts of magnitudes in bins of one width, which the first values set; larger values later add bins.
+
+    Beyond ``MOST_BINS`` the bins become wider instead: a tensor may be nearly dead on the first face.
+    """
 
     def __init__(self) -> None:
         self.counts: npt.NDArray[np.int64] = np.zeros(BINS, np.int64)
@@ -55,13 +59,20 @@ class Histogram:
         if not self.width:  # zeros only, so far
             self.zeros += magnitudes.size
             return
-        places = np.minimum(magnitudes / np.float32(self.width), 1e9).astype(np.int64)
+        while self.maximum >= MOST_BINS * self.width:
+            self._widen()
+        places = (magnitudes / np.float32(self.width)).astype(np.int64)
         counts = np.bincount(places, minlength=len(self.counts))
         counts[: len(self.counts)] += self.counts
         zeros = int(np.count_nonzero(magnitudes == 0))
         counts[0] -= zeros
         self.zeros += zeros
         self.counts = counts
+
+    def _widen(self) -> None:
+        """Two bins become one."""
+        self.counts = np.pad(self.counts, (0, len(self.counts) % 2)).reshape(-1, 2).sum(axis=1)
+        self.width *= 2
 
     def least_error(self) -> float:
         """The range whose rounding and clipping together have the least mean square error."""
@@ -150,6 +161,11 @@ def scales(
             ranges = {name: histogram.least_error() for name, histogram in histograms.items()}
         else:
             ranges = _theirs(method, histograms, percentile)
+        # where all but a few values are zero, the percentile is zero too
+        sparse = [name for name, largest in ranges.items() if not largest > 0]
+        if sparse:
+            tell(f"zero nearly everywhere, so {method} takes the whole range of {', '.join(sparse)}")
+            ranges |= {name: histograms[name].maximum for name in sparse}
         found[method] = {name: _scale(ranges.get(name, DEAD_RANGE)) for name in names}
     return found
 
@@ -205,7 +221,7 @@ def _theirs(method: str, histograms: Mapping[str, Histogram], percentile: float)
         method=method,
         symmetric=True,
         num_bins=BINS,
-        num_quantized_bins=LEVELS + 1,
+        num_quantized_bins=2 * (LEVELS + 1),  # of both signs together
         percentile=percentile,
         scenario="same",
     )

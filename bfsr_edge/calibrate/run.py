@@ -82,8 +82,8 @@ def calibrate(
     sensitivity
         Try every layer alone, and write ``NAME.sensitivity.csv``, ``.md`` and ``.png``.
     budget
-        Leave the costliest layers in FP16 until the mean drop in dB is not above it. Where that cannot be reached with
-        ``plan.minimum_share`` of the work in INT8, the best is written, marked ``over_budget``.
+        Leave the costliest layers in floating point until the mean drop in dB is not above it. Where that cannot be
+        reached with ``plan.minimum_share`` of the work in INT8, the best is written, marked ``over_budget``.
     announce, progress
         Called with a line to print, and with a step's name and its number of parts for each part that is done.
 
@@ -124,7 +124,7 @@ def calibrate(
         announce(f"left out {name}: {reason}")
     refuse_overlap(drawn.sources, files)
 
-    layers = layers_of(proto, excluded)
+    layers = layers_of(proto, excluded, plan.floating)
     methods = list(METHODS) if compare else [plan.method]
     every = scales(
         proto,
@@ -216,7 +216,7 @@ class _Trial:
     def within(
         self, calibration: Calibration, budget: float, share: float, announce: Callable[[str], None]
     ) -> tuple[Calibration, list[str]]:
-        """The calibration with the costliest layers in FP16, until the drop is inside the budget or too few are left.
+        """The calibration without the costliest layers, until the drop is inside the budget or too few are left.
 
         Returns
         -------
@@ -232,7 +232,7 @@ class _Trial:
                 continue
             excluded = tuple(sorted((*calibration.excluded, layer.name)))
             layers = tuple(
-                dataclasses.replace(entry, precision="fp16" if entry.name in excluded else "int8")
+                dataclasses.replace(entry, precision=calibration.floating if entry.name in excluded else "int8")
                 for entry in calibration.layers
             )
             calibration = dataclasses.replace(calibration, excluded=excluded, layers=layers)
@@ -240,7 +240,7 @@ class _Trial:
             removed.append(layer.name)
             assert calibration.drop is not None
             assert best.drop is not None
-            announce(f"{layer.name} in FP16: {line(calibration.drop)}")
+            announce(f"{layer.name} in {calibration.floating.upper()}: {line(calibration.drop)}")
             if calibration.drop.mean < best.drop.mean:
                 best, taken = calibration, len(removed)
             if calibration.drop.mean <= budget:

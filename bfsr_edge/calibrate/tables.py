@@ -65,9 +65,9 @@ def layers_plot(layers: Sequence[Layer], title: str) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     places = list(range(len(layers)))
-    kinds = {"int8": ("#4878a8", "mean, INT8"), "fp16": ("#c9c9c9", "mean, left in floating point")}
-    for precision, (colour, label) in kinds.items():
-        rows = [place for place in places if layers[place].precision == precision]
+    kinds = {True: ("#4878a8", "mean, INT8"), False: ("#c9c9c9", "mean, left in floating point")}
+    for quantized, (colour, label) in kinds.items():
+        rows = [place for place in places if (layers[place].precision == "int8") == quantized]
         axes.barh(rows, [layers[place].drop or 0.0 for place in rows], color=colour, label=label)
     axes.plot([layer.worst or 0.0 for layer in layers], places, "o", color="#d1603d", ms=4, label="worst picture")
     axes.set_yticks(places, [f"{short_layer(layer.name)}  ({layer.share:.1%})" for layer in layers], fontsize=7)

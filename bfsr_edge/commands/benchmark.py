@@ -56,7 +56,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         bfsr-edge benchmark
         bfsr-edge benchmark --model mine.onnx --lq samples/lq --gt samples/gt --peers none
     """
-    from bfsr_edge.benchmarks import regression, report
+    from bfsr_edge.benchmarks import regression, report, state
 
     before = regression.read_before([Path(path) for path in options["against"]]) if options["against"] else []
     suite = _suite(options)
@@ -77,7 +77,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         for path in regression.keep(rows, Path(options["keep"]), machine["name"], machine["date"]):
             click.echo(f"wrote {path}")
     if before:
-        changes = regression.compare(before, rows, options["threshold"])
+        changes = regression.compare(before, rows, state.machine_name(), options["threshold"])
         click.echo(regression.table(changes))
         if any(change.slower for change in changes):
             ctx.exit(1)
@@ -214,8 +214,9 @@ def _energy_source() -> str:
     from bfsr_edge.benchmarks import energy
     from bfsr_edge.runtime import machine
 
-    source = energy.find("cuda:0" if machine.gpus() else "cpu")
-    return source.name if source else "not measured: no sensor that can be read (RAPL needs root, or there is none)"
+    found = [energy.find(device) for device in (["cpu", "cuda:0"] if machine.gpus() else ["cpu"])]
+    names = dict.fromkeys(source.name for source in found if source)
+    return "; ".join(names) or "not measured: no sensor that can be read (RAPL needs root, or there is none)"
 
 
 def _peaks(suite: Suite, threads: int, say: Say) -> dict[str, Any]:

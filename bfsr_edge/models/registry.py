@@ -38,8 +38,11 @@ def create(architecture: str, **settings: Any) -> Network:
             fix=f"use one of {', '.join(sorted(ARCHITECTURES))}",
         )
     try:
-        return ARCHITECTURES[architecture](**settings)
-    except (TypeError, ValueError) as error:
+        network = ARCHITECTURES[architecture](**settings)
+        if not all(parameter.numel() for parameter in network.parameters()):
+            raise ValueError("a layer has no channels")
+        return network
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:  # torch has its own for sizes that cannot be
         raise ModelError(
             f"{architecture} cannot be built with {settings}",
             why=(str(error),),

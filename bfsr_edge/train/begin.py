@@ -182,6 +182,11 @@ def split_faces(recipe: Recipe, *, skip_bad: bool = False) -> tuple[list[Face], 
     left_out = {one.face for one in bad}
     faces = [face for face in faces if face not in left_out]
     given = bool(recipe.data.val_lq or recipe.data.val_gt)
+    if given and not (recipe.data.val_lq and recipe.data.val_gt):
+        raise UsageError(
+            "validation pairs are two folders, degraded pictures and true ones, and one of them is missing",
+            fix="give both --val-lq and --val-gt, or neither",
+        )
     kept = 0 if given else recipe.data.holdout
     if len(faces) <= kept:
         raise TrainingError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bfsr_edge.errors import TrainingError, UsageError, first_line
+from bfsr_edge.runtime.base import lacks_memory
 from bfsr_edge.train.recipe import Recipe
 
 
@@ -58,11 +59,19 @@ def compile_in_place(network: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def compiling() -> Iterator[None]:
-    """An error of the compiler inside becomes one of ours."""
+def explained(batch: int) -> Iterator[None]:
+    """Errors of a training step become ours: the compiler's, and that ``batch`` faces do not fit into the memory."""
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
         raise TrainingError(
             "torch.compile could not compile the network", why=(first_line(error),), fix="--compile off"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        raise TrainingError(
+            f"there is not enough memory for a step with {batch} faces",
+            why=(first_line(error), "other programs hold it"),
+            fix="train with a smaller --batch",
         ) from error

@@ -15,7 +15,7 @@ from bfsr_edge.errors import ModelError
 from bfsr_edge.models import gmacs, parameter_count
 from bfsr_edge.train import schedule
 from bfsr_edge.train.begin import new_training, picture_side, without_weights
-from bfsr_edge.train.compile import choose_compile, compile_in_place, compiling
+from bfsr_edge.train.compile import choose_compile, compile_in_place, explained
 from bfsr_edge.train.devices import checked_device, choose_precision
 from bfsr_edge.train.distributed import Place, check_batch
 from bfsr_edge.train.loop import step
@@ -65,8 +65,12 @@ def describe(recipe: Recipe, device: str) -> str:
         *([f"           without the perceptual loss, as here {missing}"] if missing else []),
     ]
     if place.type == "cpu":
-        loader = _face_seconds(recipe) / worker_count(recipe) * recipe.batch
-        lines.append(f"loader     {loader:.3g} s a batch with {worker_count(recipe)} workers, on the same cores")
+        workers = worker_count(recipe)
+        loader = _face_seconds(recipe) / max(1, workers) * recipe.batch
+        where = (
+            f"with {workers} workers, on the same cores" if workers else "between the steps, as there are no workers"
+        )
+        lines.append(f"loader     {loader:.3g} s a batch {where}")
     return "\n".join(lines)
 
 
@@ -85,11 +89,12 @@ def _trainable(recipe: Recipe, device: torch.device) -> tuple[Training, str]:
 def _step_seconds(training: Training, recipe: Recipe, precision: str, device: torch.device) -> float:
     """Median seconds of a training step on random pictures, the discriminator's included, once it is warm."""
     side = picture_side(recipe)
-    truth = torch.rand(recipe.batch, 3, side, side, device=device)
-    low = torch.nn.functional.avg_pool2d(truth, degrade.SCALE)
+    with explained(recipe.batch):
+        truth = torch.rand(recipe.batch, 3, side, side, device=device)
+        low = torch.nn.functional.avg_pool2d(truth, degrade.SCALE)
 
     def once() -> None:
-        with compiling():
+        with explained(recipe.batch):
             losses = step(training, recipe, low, truth, precision)
         sum(float(value) for value in losses.values())  # reading them waits for the device
 

@@ -27,7 +27,7 @@ from bfsr_edge.train.begin import (
     say_what_begins,
     split_faces,
 )
-from bfsr_edge.train.compile import choose_compile, compile_in_place, compiling
+from bfsr_edge.train.compile import choose_compile, compile_in_place, explained
 from bfsr_edge.train.devices import DTYPES, choose_precision
 from bfsr_edge.train.distributed import Processes, check_batch, joined, launched
 from bfsr_edge.train.interrupt import Interrupt
@@ -157,9 +157,9 @@ def train(
                         announce(say_left_out(out, bad))
             means, logged, timer = Means(place), training.iteration, Stopwatch()
             while training.iteration < recipe.iterations:
-                with processes.together():
+                with processes.together(), explained(recipe.batch):
                     low, truth = next(batches)
-                with compiling():
+                with explained(recipe.batch):
                     means.add(step(training, recipe, low, truth, precision))
                 training.iteration += 1
                 done = training.iteration

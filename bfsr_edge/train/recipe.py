@@ -232,7 +232,7 @@ class Recipe:
             "iterations": self.iterations >= 1,
             "batch": self.batch >= 1,
             "ema": 0 <= self.ema < 1,
-            "seed (at least 0)": self.seed >= 0,
+            "seed (0 to 2⁶³ - 1)": 0 <= self.seed < 1 << 63,
             "data.holdout (at least 1 where no pairs are given)": self.data.holdout >= 1
             or bool(self.data.val_lq or self.data.val_gt),
             "data.workers (at least -1)": self.data.workers >= -1,

@@ -151,9 +151,13 @@ def load_state(path: Path, training: Training, recipe: Recipe, faces: int, devic
     training.validated_on = header.get("validated_on", "")
 
 
+LARGEST_SEED = 1 << 63
+"""What torch's generators take."""
+
+
 def process_seed(recipe: Recipe, rank: int, iteration: int) -> int:
     """A seed of its own for each process, from which ``rank`` goes on at ``iteration``."""
-    return (recipe.seed * 1_000_003 + iteration) * 1_009 + rank
+    return ((recipe.seed * 1_000_003 + iteration) * 1_009 + rank) % LARGEST_SEED
 
 
 def _adversaries(training: Training) -> list[tuple[str, nn.Module, torch.optim.Optimizer]]:
@@ -176,9 +180,14 @@ def _slots(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _fill(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, slot = name.split("/")
+        weight = weights[int(index)]
+        if tensor.shape == weight.shape:
+            # files hold tensors row by row; fused optimizers take moments in the weights' own layout alone
+            tensor = torch.empty_like(weight, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
         slots.setdefault(int(index), {})[slot] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
 

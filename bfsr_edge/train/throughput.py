@@ -24,7 +24,7 @@ from bfsr_edge.errors import ModelError
 from bfsr_edge.faceset import Face
 from bfsr_edge.models import create, gmacs, parameter_count
 from bfsr_edge.train.begin import make_batches, new_training, picture_side, without_weights
-from bfsr_edge.train.compile import choose_compile, compile_in_place, compiling
+from bfsr_edge.train.compile import choose_compile, compile_in_place, explained
 from bfsr_edge.train.devices import DTYPES, choose_precision
 from bfsr_edge.train.loop import step
 from bfsr_edge.train.pairs import worker_count
@@ -251,7 +251,7 @@ def measure(recipe: Recipe, faces: list[Face], device: torch.device, plan: Plan 
     truth = torch.rand(recipe.batch, 3, side, side, device=device)
     low = nn.functional.avg_pool2d(truth, degrade.SCALE)
     convolve = Convolutions(layers_of(recipe), device, DTYPES[precision])
-    with compiling():
+    with explained(recipe.batch):
         for _ in range(WARM_UP):
             train_step(low, truth)
             convolve()

@@ -63,7 +63,10 @@ def test_costs_of_a_float_graph(tmp_path: Path) -> None:
     assert found.parameters == HEAD + 16 + BODY + 16 + TAIL + 48
     assert found.macs == (HEAD + BODY + TAIL) * pixels
     assert found.int8_macs == 0
-    assert found.bytes == 4 * (HEAD + BODY + TAIL + pixels * ((3 + 16) + (16 + 16) + (16 + 48)))
+    values = HEAD + BODY + TAIL + pixels * ((3 + 16) + (16 + 16) + (16 + 48))
+    assert found.moved("fp32") == 4 * values
+    assert found.moved("bf16") == found.moved("fp16") == 2 * values
+    assert found.moved("int8") is found.moved("fp16+int8") is None  # the file does not say which layers those are
 
 
 def test_costs_of_an_int8_graph(tmp_path: Path) -> None:
@@ -73,7 +76,11 @@ def test_costs_of_an_int8_graph(tmp_path: Path) -> None:
     plain, int8 = costs.of_onnx(path, 32), costs.of_onnx(tmp_path / "int8.onnx", 32)
     assert (int8.parameters, int8.macs) == (plain.parameters, plain.macs)
     assert int8.int8_macs == BODY * 32 * 32
-    assert plain.bytes - int8.bytes == 3 * (BODY + 32 * 32 * (16 + 16))
+    body = BODY + 32 * 32 * (16 + 16)
+    rest = int8.moved("fp32+int8")
+    assert rest is not None
+    assert plain.moved("fp32") == rest + 3 * body
+    assert int8.moved("fp16+int8") == body + (rest - body) / 2
 
 
 def test_costs_of_a_network_of_ncnn(tmp_path: Path) -> None:
@@ -87,7 +94,7 @@ def test_costs_of_a_network_of_ncnn(tmp_path: Path) -> None:
     found = costs.of_ncnn(param, 10)
     assert found.parameters == 1728 + 64 + 6912 + 12
     assert found.macs == 1728 * 100 + 6912 * 400
-    assert found.bytes == 4 * (1728 + 100 * (3 + 64) + 6912 + 400 * (64 + 12))
+    assert found.moved("fp32") == 4 * (1728 + 100 * (3 + 64) + 6912 + 400 * (64 + 12))
 
 
 def test_costs_of_something_else_are_an_error_of_ours(tmp_path: Path) -> None:
@@ -104,7 +111,7 @@ def test_costs_of_something_else_are_an_error_of_ours(tmp_path: Path) -> None:
 
 def test_share_of_the_peaks() -> None:
     peaks = Peaks({"fp32": 100.0, "int8": 400.0}, copy=1000.0)
-    spent = Costs(parameters=1, macs=100.0, int8_macs=80.0, bytes=50.0)
+    spent = Costs(parameters=1, macs=100.0, int8_macs=80.0, int8_values=10.0, floating_values=10.0)
     compute, memory = rooflines.share(spent, peaks, "fp32+int8", 0.8)
     assert compute == pytest.approx((20 / 100 + 80 / 400) / 0.8)
     assert memory == pytest.approx(0.05 / 0.8)
@@ -149,6 +156,13 @@ def test_rapl_counts_packages_and_survives_a_wrap(tmp_path: Path) -> None:
     with energy.Meter(source) as meter:
         rapl(tmp_path / "one", 1_000_000)
     assert meter.joules == pytest.approx(2.0)
+
+
+def test_of_two_packages_one_counter_may_begin_anew(tmp_path: Path) -> None:
+    source = energy.find("cpu", hwmon=tmp_path / "none", powercap=rapl(tmp_path / "cap", 990_000_000, 10_000_000))
+    with energy.Meter(source) as meter:
+        rapl(tmp_path / "cap", 20_000_000, 20_000_000)
+    assert meter.joules == pytest.approx(40.0)
 
 
 def test_jetson_counts_the_rail_that_feeds_the_board(tmp_path: Path) -> None:

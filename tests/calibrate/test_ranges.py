@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from bfsr_edge.calibrate.ranges import Histogram, activations, scales
+from bfsr_edge.calibrate.ranges import MOST_BINS, Histogram, _theirs, activations, scales
 from bfsr_edge.calibration import METHODS
 from bfsr_edge.errors import BackendError, ModelError, UsageError
 from bfsr_edge.quantization import LEVELS, source_tensors
@@ -52,6 +53,26 @@ def test_counts_do_not_depend_on_the_order() -> None:
     assert len(histogram.counts) * histogram.width >= 20
     centres = (np.arange(len(histogram.counts)) + 0.5) * histogram.width
     assert float(np.dot(histogram.counts, centres)) == pytest.approx(float(np.abs(data).sum()), rel=0.01)
+
+
+def test_bins_become_wider_rather_than_too_many() -> None:
+    """A tensor that is nearly dead on the first face, and awake on the next."""
+    data, histogram = values(), Histogram()
+    histogram.add(data[:1000] * np.float32(1e-9))
+    histogram.add(data)
+    assert len(histogram.counts) <= MOST_BINS + 1
+    assert int(histogram.counts.sum()) + histogram.zeros == data.size + 1000
+    assert len(histogram.counts) * histogram.width >= 20
+    tried = [error(data, limit) for limit in np.linspace(0.5, 20, 200)]
+    assert error(data, histogram.least_error()) == pytest.approx(min(tried), rel=0.05)
+
+
+def test_entropy_counts_on_eight_bits() -> None:
+    """127 levels for each sign; with the 63 of seven bits it would clip a fifth off these values."""
+    pytest.importorskip("onnxruntime")
+    histogram = Histogram()
+    histogram.add(np.random.default_rng(0).laplace(size=1_000_000).astype(np.float32))
+    assert 0.95 < _theirs("entropy", {"it": histogram}, 0.0)["it"] / histogram.maximum <= 1.01
 
 
 @pytest.fixture
@@ -111,6 +132,32 @@ def test_a_layer_that_is_always_zero_is_told(pictures: list[NDArray[np.uint8]], 
     dead = {name for name, scale in found.items() if scale == pytest.approx(1 / 127) and name in line}
     assert len(dead) == 1
     assert set(found) == set(alive)
+
+
+def test_a_tensor_that_is_hardly_ever_above_zero(pictures: list[NDArray[np.uint8]]) -> None:
+    """Its percentile is zero: it gets its whole range, and that is told."""
+    pytest.importorskip("onnxruntime")
+    proto = graph("msrresnet")
+    for tensor in proto.graph.initializer:
+        if tensor.name == "trunk_net.0.conv1.bias":
+            values = np.full_like(numpy_helper.to_array(tensor), -1e6)
+            values[0] = -_peak(proto, pictures) * 0.99
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    told: list[str] = []
+    tensors = list(source_tensors(proto).values())
+    found = scales(proto, tensors, pictures, ["percentile", "max"], 99.9, tell=told.append)
+    (line,) = told
+    assert "zero nearly everywhere" in line
+    (sparse,) = (name for name in tensors if name in line)
+    assert found["percentile"][sparse] == found["max"][sparse] > 0
+
+
+def _peak(proto: onnx.ModelProto, pictures: list[NDArray[np.uint8]]) -> float:
+    """The largest value of the first channel behind the first block's first convolution, its bias taken off."""
+    (node,) = (node for node in proto.graph.node if "trunk_net.0.conv1.bias" in node.input)
+    (bias,) = (numpy_helper.to_array(t)[0] for t in proto.graph.initializer if t.name == "trunk_net.0.conv1.bias")
+    steps = activations(proto, [node.output[0]], pictures)
+    return max(float(step[node.output[0]][:, 0].max()) for step in steps) - float(bias)
 
 
 def test_a_network_that_is_mostly_zero_is_refused(pictures: list[NDArray[np.uint8]]) -> None:

@@ -38,7 +38,7 @@ from bfsr_edge.train.devices import checked_device, choose_precision
 from bfsr_edge.train.interrupt import Interrupt
 from bfsr_edge.train.loop import train
 from bfsr_edge.train.recipe import Adversarial, Data, Network, Optimizer, Recipe, load_recipe
-from bfsr_edge.train.state import Training
+from bfsr_edge.train.state import Training, load_state
 from bfsr_edge.train.validate import predict
 from tests.train.helpers import SIZE, make_faces, tiny_recipe
 from tests.train.vgg import make_vgg
@@ -485,6 +485,66 @@ def test_a_dry_run_times_warm_steps_and_few_slow_ones(monkeypatch: pytest.Monkey
     cold, steps = 64.0, 0
     assert dryrun._step_seconds(training, recipe, "fp32", cpu) == 64
     assert steps == 3
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_a_resumed_optimizer_holds_its_moments_as_the_weights_lie(name: str, faces: Path, tmp_path: Path) -> None:
+    """In channels_last: CUDA's fused Adam refuses moments of another layout."""
+    recipe = dataclasses.replace(tiny_recipe(faces), optimizer=Optimizer(name))
+    train(dataclasses.replace(recipe, iterations=2), tmp_path / "run")
+    training = new_training(recipe, torch.device("cpu"))
+    load_state(tmp_path / "run" / "state.safetensors", training, recipe, 10, torch.device("cpu"))
+    slots = 0
+    for group in training.optimizer.param_groups:
+        for weight in group["params"]:
+            for value in training.optimizer.state[weight].values():
+                if value.shape == weight.shape and weight.ndim == 4:
+                    assert value.stride() == weight.stride()
+                    slots += 1
+    assert slots
+
+
+def test_dry_run_without_workers_and_with_a_batch_that_fits_nowhere() -> None:
+    done = CliRunner().invoke(main, ["train", "--dry-run", "--set", "data.workers=0", "--batch", "1"])
+    assert done.exit_code == 0, done.output
+    assert "as there are no workers" in done.output
+    done = CliRunner().invoke(main, ["train", "--dry-run", "--batch", "100000000"])
+    assert done.exit_code == 1
+    assert "there is not enough memory for a step with 100000000 faces" in done.output
+    assert "--batch" in done.output
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+@pytest.mark.parametrize("settings", ["{ blocks = 1, channels = -3 }", "{ blocks = 1, channels = 0 }"])
+def test_widths_that_cannot_be_are_told(settings: str) -> None:
+    words = [
+        "--recipe",
+        "srresnet16",
+        "--set",
+        "network.architecture=msrresnet",
+        "--set",
+        f"network.settings={settings}",
+    ]
+    done = CliRunner().invoke(main, ["train", "--dry-run", *words])
+    assert done.exit_code in (1, 2)
+    assert "cannot be built with" in done.output
+
+
+def test_large_seeds_are_seeds(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(faces)
+    recipe = dataclasses.replace(recipe, seed=(1 << 63) - 1, iterations=1)
+    for pipeline in ("cpu", "device"):
+        data = dataclasses.replace(recipe.data, pipeline=pipeline)
+        train(dataclasses.replace(recipe, data=data), tmp_path / pipeline)
+    with pytest.raises(UsageError, match="seed"):
+        dataclasses.replace(recipe, seed=1 << 63)
+
+
+def test_half_of_the_validation_pairs_is_none(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(faces)
+    data = dataclasses.replace(recipe.data, val_gt=str(faces), val_lq="")
+    with pytest.raises(UsageError, match="one of them is missing"):
+        train(dataclasses.replace(recipe, data=data), tmp_path / "run")
 
 
 def test_dry_run_needs_no_data() -> None:

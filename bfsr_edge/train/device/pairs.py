@@ -17,6 +17,7 @@ from bfsr_edge.train.device import augment as device_augment
 from bfsr_edge.train.device import degrade as device_degrade
 from bfsr_edge.train.device.resize import resize_matrix
 from bfsr_edge.train.recipe import Recipe
+from bfsr_edge.train.state import LARGEST_SEED
 
 AREA = 1  # its index in bfsr_edge.degrade.MODES
 
@@ -83,7 +84,7 @@ def device_batches(
         index = device_degrade.to_device([d.face for d in drawn], device, torch.int64)
         truth = move(cache[index].float(), [d.move for d in drawn])
         truth = device_augment.before(truth, [d.variation for d in drawn])
-        generator.manual_seed((recipe.seed * 1_000_003 + iteration) * share.world + share.rank)
+        generator.manual_seed(((recipe.seed * 1_000_003 + iteration) * share.world + share.rank) % LARGEST_SEED)
         noise = torch.randn(truth.shape, device=device, generator=generator)
         low = device_degrade.apply(truth, [d.degradation for d in drawn], noise)
         low, truth = device_augment.behind(low, truth, [d.variation for d in drawn])
