@@ -28,10 +28,10 @@ SIDE = 128
 LIMIT_MS = 12.0
 FIVE: dict[str, Any] = {"widths": [32, 64, 96, 128, 128], "encoder": [0, 1, 1, 1, 1]}
 CANDIDATES: dict[str, dict[str, Any]] = {
-    "a block less at full and at half size": FIVE | {"decoder": [1, 2, 2, 1]},
-    "two blocks more at full size": FIVE | {"decoder": [4, 3, 2, 1]},
-    "LeakyReLU": FIVE | {"decoder": [2, 3, 2, 1], "slope": 0.01},
-    "no activation behind strided convolutions": FIVE | {"decoder": [2, 3, 2, 1], "linear_down": True},
+    "two blocks less at full size": FIVE | {"decoder": [2, 3, 2, 1]},
+    "three less at full and one at half size": FIVE | {"decoder": [1, 2, 2, 1]},
+    "LeakyReLU": FIVE | {"decoder": [4, 3, 2, 1], "slope": 0.01},
+    "no activation behind strided convolutions": FIVE | {"decoder": [4, 3, 2, 1], "linear_down": True},
     "four levels, middle of 3": {"widths": [32, 64, 128, 128], "encoder": [0, 1, 1, 3], "decoder": [1, 2, 1]},
     "four levels, one block more at the top": {
         "widths": [32, 64, 128, 128],

@@ -93,7 +93,7 @@ def table(group: Group) -> str:
             f"`{engine.id}`",
             escaped(f"{NAMES.get(engine.backend, engine.backend)} {engine.backend_version}".strip()),
             psnr,
-            f"{engine.drop_mean:.4f}" if engine.drop_mean is not None else "–",
+            f"{round(engine.drop_mean, 4) + 0.0:.4f}" if engine.drop_mean is not None else "–",
             milliseconds(engine.latency_median_ms) if engine.latency_median_ms is not None else NOT_RUN,
         ]
         if default:

@@ -267,7 +267,8 @@ def _cell(value: float | None, tell: Callable[[float], str]) -> Cell:
 
 
 def _fixed(digits: int) -> Callable[[float], str]:
-    return lambda value: f"{value:.{digits}f}"
+    # what rounds to zero has no sign
+    return lambda value: f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _count(value: float) -> str:
