@@ -265,7 +265,7 @@ class TestSelftest:
         monkeypatch.setattr(selftest, "_reference", reference)
         monkeypatch.setattr(selftest, "SECONDS_OF_RUNS", 0.0)
         assert selftest.selftest(lambda: path, path).passed
-        assert launched == [3], "two chunks of the best size and the one that remains"
+        assert launched == [2], "two chunks of the best size; what remains is run plainly"
 
     @pytest.mark.parametrize("error", [BackendError("no builder", why=("no GPU",)), ZeroDivisionError("oh")])
     def test_a_build_that_fails(self, tmp_path: Path, error: Exception) -> None:

@@ -224,7 +224,11 @@ def test_other_settings_do_not_go_on_in_the_same_folder(done: Done) -> None:
 @pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (0.5, 1)])
 def test_against_an_earlier_run(done: Done, tmp_path: Path, factor: float, code: int) -> None:
     rows = [
-        dataclasses.replace(row, ratio_to_reference=row.ratio_to_reference * (factor if row.id == INT8 else 1))
+        dataclasses.replace(
+            row,
+            ratio_to_reference=row.ratio_to_reference * (factor if row.id == INT8 else 1),
+            machine=done.run.machine["name"],
+        )
         for row in done.run.engines
         if row.ratio_to_reference
     ]
