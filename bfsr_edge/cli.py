@@ -74,11 +74,17 @@ class LazyGroup(click.Group):
 def _refuse_empty(arguments: list[str]) -> None:
     """An empty path would mean the current folder, which nobody asked for."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        name = argument[:-1] if argument.startswith("--") and argument.endswith("=") else before
-        if (not argument or name != before) and name not in MAY_BE_EMPTY:
-            place = f"{name} is empty" if name.startswith("-") else "an argument is empty"
+        if not argument:
+            name = before
+        elif argument.startswith("--") and argument.endswith("="):
+            name = argument[:-1]
+        else:
+            continue
+        if name not in MAY_BE_EMPTY:
             raise UsageError(
-                place, why=("a variable of the shell in it has no value",), fix="give it a value, or leave it out"
+                f"{name if name.startswith('-') else 'an argument'} is empty",
+                why=("a variable of the shell in it has no value",),
+                fix="give it a value, or leave it out",
             )
 
 

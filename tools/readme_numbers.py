@@ -22,6 +22,7 @@ from bfsr_edge.benchmarks.markdown import escaped, grid
 from bfsr_edge.benchmarks.report_data import NAMES, View, milliseconds
 from bfsr_edge.benchmarks.report_parts import WIDE
 from bfsr_edge.benchmarks.report_speed import pareto
+from bfsr_edge.benchmarks.report_tables import fixed
 from bfsr_edge.benchmarks.report_words import count
 from bfsr_edge.benchmarks.results import EngineRow, read_table, replace
 from bfsr_edge.errors import BfsrError
@@ -93,7 +94,7 @@ def table(group: Group) -> str:
             f"`{engine.id}`",
             escaped(f"{NAMES.get(engine.backend, engine.backend)} {engine.backend_version}".strip()),
             psnr,
-            f"{round(engine.drop_mean, 4) + 0.0:.4f}" if engine.drop_mean is not None else "–",
+            fixed(4)(engine.drop_mean) if engine.drop_mean is not None else "–",
             milliseconds(engine.latency_median_ms) if engine.latency_median_ms is not None else NOT_RUN,
         ]
         if default:

@@ -80,21 +80,21 @@ def accuracy(view: View) -> Table:
     """PSNR, SSIM and drop of every engine."""
     spec: list[tuple[Column, Get, Callable[[float], str]]] = [
         (Column("pictures"), lambda e: e.n_images, _count),
-        (Column("PSNR mean, dB", "mean over pictures of each one's RGB PSNR"), lambda e: e.psnr_mean, _fixed(2)),
-        (Column("worst, dB", "the picture with the lowest PSNR"), lambda e: e.psnr_worst, _fixed(2)),
-        (Column("spread, dB", "standard deviation over pictures"), lambda e: e.psnr_std, _fixed(2)),
-        (Column("SSIM mean"), lambda e: e.ssim_mean, _fixed(4)),
-        (Column("SSIM worst"), lambda e: e.ssim_worst, _fixed(4)),
+        (Column("PSNR mean, dB", "mean over pictures of each one's RGB PSNR"), lambda e: e.psnr_mean, fixed(2)),
+        (Column("worst, dB", "the picture with the lowest PSNR"), lambda e: e.psnr_worst, fixed(2)),
+        (Column("spread, dB", "standard deviation over pictures"), lambda e: e.psnr_std, fixed(2)),
+        (Column("SSIM mean"), lambda e: e.ssim_mean, fixed(4)),
+        (Column("SSIM worst"), lambda e: e.ssim_worst, fixed(4)),
         (Column("drop mean, dB", "lost against the same network in FP32, picture by picture"),
-         lambda e: e.drop_mean, _fixed(4)),
-        (Column("drop worst, dB"), lambda e: e.drop_worst, _fixed(4)),
-        (Column("drop spread, dB"), lambda e: e.drop_std, _fixed(4)),
+         lambda e: e.drop_mean, fixed(4)),
+        (Column("drop worst, dB"), lambda e: e.drop_worst, fixed(4)),
+        (Column("drop spread, dB"), lambda e: e.drop_std, fixed(4)),
     ]  # fmt: skip
     if any(engine.perceptual_mean is not None for engine in view.engines):
         named = str(view.machine.get("perceptual") or "mean over pictures")
         counts = sorted({engine.n_perceptual for engine in view.engines if engine.n_perceptual})
         of = f", of the first {' or '.join(map(str, counts))} pictures" if counts else ""
-        spec.append((Column("perceptual", named + of), lambda e: e.perceptual_mean, _fixed(4)))
+        spec.append((Column("perceptual", named + of), lambda e: e.perceptual_mean, fixed(4)))
     return _engines(view, "accuracy", "Accuracy", spec)
 
 
@@ -140,7 +140,7 @@ def cost(view: View) -> Table:
         (Column("threads"), lambda e: e.threads, _count),
         (Column("batch"), lambda e: e.batch, _count),
         (Column("parameters"), lambda e: e.parameters, _count),
-        (Column("GMAC", "10⁹ multiply-accumulates for one input"), lambda e: e.gmacs, _fixed(2)),
+        (Column("GMAC", "10⁹ multiply-accumulates for one input"), lambda e: e.gmacs, fixed(2)),
         (Column("MB moved", "at least, for one input"), lambda e: e.mbytes, _three),
         (Column("GMAC/s", "reached"), lambda e: e.gmacs_per_s, _three),
         (Column("of compute peak"), lambda e: e.roofline_compute, _percent),
@@ -196,7 +196,7 @@ def layers(view: View) -> Table:
     rows = [
         (
             Cell(short_layer(row.layer)),
-            _cell(row.drop_db, _fixed(5)),
+            _cell(row.drop_db, fixed(5)),
             _cell(row.macs / total if total else None, _percent),
         )
         for row in sorted(view.layers, key=lambda row: -row.drop_db)
@@ -218,8 +218,8 @@ def worst_images(view: View) -> Table:
         Column("SSIM"),
     )
     rows = [
-        (Cell(image), Cell(name), _cell(drop, _fixed(4)), _cell(scores[name, image].psnr, _fixed(2)),
-         _cell(scores[name, image].ssim, _fixed(4)))
+        (Cell(image), Cell(name), _cell(drop, fixed(4)), _cell(scores[name, image].psnr, fixed(2)),
+         _cell(scores[name, image].ssim, fixed(4)))
         for drop, name, image in found
     ]  # fmt: skip
     total = sum(map(len, view.drops.values()))
@@ -266,7 +266,8 @@ def _cell(value: float | None, tell: Callable[[float], str]) -> Cell:
     return Cell("") if value is None else Cell(tell(value), value)
 
 
-def _fixed(digits: int) -> Callable[[float], str]:
+def fixed(digits: int) -> Callable[[float], str]:
+    """What writes a number with so many decimals."""
     # what rounds to zero has no sign
     return lambda value: f"{round(value, digits) + 0.0:.{digits}f}"
 
