@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfsr_edge.errors import TrainingError
-from bfsr_edge.train.discriminator import Discriminator
+from bfsr_edge.train.discriminator import Discriminator, PatchDiscriminator
 from bfsr_edge.train.features import load_vgg
-from bfsr_edge.train.losses import focal_frequency
+from bfsr_edge.train.losses import focal_frequency, lattice
 from bfsr_edge.train.recipe import Recipe
 
 
@@ -22,8 +22,8 @@ class Adversary:
     Parameters
     ----------
     recipe
-        ``adversarial`` holds the weights of the terms; ``data.crop``, or ``data.size`` without one, is the side of the
-        pictures; ``optimizer.betas`` and ``seed`` are the discriminator's too.
+        ``adversarial`` holds the weights of the terms; ``judged_side`` is the side of what the discriminator sees;
+        ``optimizer.betas`` and ``seed`` are the discriminator's too.
     device
         Where it lives.
 
@@ -48,7 +48,7 @@ class Adversary:
             # the generator's first weights and torch's random state do not depend on there being a discriminator
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(recipe.seed)
-                network = Discriminator(self.weights.channels, recipe.data.crop or recipe.data.size)
+                network = _discriminator(recipe)
             # the layout that convolutions want, as for the generator
             self.discriminator = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not typed
             self.optimizer = torch.optim.Adam(
@@ -70,14 +70,14 @@ class Adversary:
         Returns
         -------
         dict
-            ``gan``, ``perceptual``, ``matching`` and ``frequency``, as far as their weight is above 0; each a float32
-            number on the device.
+            ``gan``, ``perceptual``, ``matching``, ``frequency`` and ``lattice``, as far as their weight is above 0;
+            each a float32 number on the device.
         """
         terms: dict[str, Tensor] = {}
         truth = truth.detach()
         if self.discriminator is not None:
             matched = self.weights.matching > 0
-            batches = (prediction, truth) if matched else (prediction,)
+            batches = self._window(prediction, truth)[: 2 if matched else 1]
             with _frozen(self.discriminator):
                 judged = self.discriminator(*batches, features=matched)
             terms["gan"] = self.weights.gan * _taken_for(judged[0].logits, real=True)
@@ -87,6 +87,8 @@ class Adversary:
             terms["perceptual"] = self.weights.perceptual * self._vgg.distance(prediction, truth)
         if self.weights.frequency > 0:
             terms["frequency"] = self.weights.frequency * focal_frequency(prediction, truth)
+        if self.weights.lattice > 0:
+            terms["lattice"] = self.weights.lattice * lattice(prediction, truth)
         return terms
 
     def discriminator_loss(self, prediction: Tensor, truth: Tensor) -> Tensor:
@@ -106,8 +108,23 @@ class Adversary:
         """
         if self.discriminator is None:
             raise TrainingError("this recipe has no discriminator to train", fix="give adversarial.gan a weight")
-        real, false = self.discriminator(truth.detach(), prediction.detach())
+        real, false = self.discriminator(*self._window(truth.detach(), prediction.detach()))
         return _taken_for(real.logits, real=True) + _taken_for(false.logits, real=False)
+
+    def _window(self, *pictures: Tensor) -> tuple[Tensor, ...]:
+        """The same window of ``adversarial.crop`` pixels of all, drawn from torch's global generator."""
+        side = self.weights.crop
+        if not side:
+            return pictures
+        top, left = (int(torch.randint(length - side + 1, ())) for length in pictures[0].shape[-2:])
+        return tuple(picture[..., top : top + side, left : left + side] for picture in pictures)
+
+
+def _discriminator(recipe: Recipe) -> nn.Module:
+    plan = recipe.adversarial
+    if plan.discriminator == "patch":
+        return PatchDiscriminator(plan.channels)
+    return Discriminator(plan.channels, recipe.judged_side)
 
 
 def feature_distance(prediction: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:

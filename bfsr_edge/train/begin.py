@@ -106,6 +106,7 @@ def new_training(recipe: Recipe, device: torch.device) -> Training:
         )
     if recipe.network.weights:
         begin_from(recipe, network)
+    freeze(recipe, network)
     # the layout that convolutions want on GPUs and CPUs alike: a tenth of the step on AVX-512
     network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # not typed
     average = copy.deepcopy(network).eval().requires_grad_(False)
@@ -146,6 +147,33 @@ def begin_from(recipe: Recipe, network: Network) -> None:
     network.load_state_dict(given.state_dict(), strict=False)
     for block in added:
         nn.init.zeros_(block.conv2.weight)
+
+
+def freeze(recipe: Recipe, network: Network) -> None:
+    """Keep the weights as they are in the parts that the recipe's ``optimizer.frozen`` names.
+
+    Raises
+    ------
+    UsageError
+        There is no such part, or nothing is left to train.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for start in recipe.optimizer.frozen:
+        if not any(_below(name, start) for name in names):
+            raise UsageError(
+                f"recipe {recipe.name!r} freezes {start!r}, and no weights of the network are called so",
+                fix=f"the network consists of {', '.join(dict.fromkeys(name.split('.')[0] for name in names))}",
+            )
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(not any(_below(name, start) for start in recipe.optimizer.frozen))
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise UsageError(
+            f"recipe {recipe.name!r} freezes the whole network", fix="leave something out of optimizer.frozen"
+        )
+
+
+def _below(name: str, start: str) -> bool:
+    return f"{name}.".startswith(f"{start}.")
 
 
 def new_blocks(given: Network, network: Network) -> list[ResidualBlock] | None:

@@ -26,7 +26,7 @@ from bfsr_edge.train.recipe import Recipe
 # the others wait this long while the first process validates; one that dies is noticed at once all the same
 PATIENCE = timedelta(hours=2)
 LAST_PIXEL = 32
-"""Side of pictures of which one pixel is left behind the discriminator's halvings."""
+"""Side of pictures of which one pixel is left behind the halvings of SRGAN's discriminator."""
 
 
 class PeerFailed(TrainingError):
@@ -203,10 +203,11 @@ def _own_device(device: str, place: Place) -> torch.device:
 
 def check_batch(recipe: Recipe, place: Place) -> None:
     """UsageError unless the recipe's batch can be shared out; PeerFailed behind the first process, which says so."""
-    alone = recipe.batch // place.world == 1 and (recipe.data.crop or recipe.data.size) == LAST_PIXEL
-    if place.rank and (recipe.batch % place.world or (recipe.adversarial.gan and alone)):
+    normalised = recipe.adversarial.gan > 0 and recipe.adversarial.discriminator == "vgg"
+    too_few = normalised and recipe.judged_side == LAST_PIXEL and recipe.batch // place.world == 1
+    if place.rank and (recipe.batch % place.world or too_few):
         raise PeerFailed("the first process says what is wrong with the batch")
-    if recipe.adversarial.gan and alone:
+    if too_few:
         raise UsageError(
             "a batch of 1 face in a process is too small for a discriminator on crops of 32 pixels",
             why=("its last layers see one pixel of each face, and their normalisation needs more than one number",),

@@ -12,7 +12,7 @@ import torch
 
 from bfsr_edge import degrade
 from bfsr_edge.errors import ModelError
-from bfsr_edge.models import gmacs, parameter_count
+from bfsr_edge.models import Network, gmacs, parameter_count
 from bfsr_edge.train import schedule
 from bfsr_edge.train.begin import new_training, picture_side, without_weights
 from bfsr_edge.train.compile import choose_compile, compile_in_place, explained
@@ -58,6 +58,7 @@ def describe(recipe: Recipe, device: str) -> str:
         f"variation  flip p {recipe.data.flip}, shifted crop p {recipe.data.shifted}, blind degradation",
         *([f"augment    {_augment(recipe)}"] if _augment(recipe) else []),
         f"optimizer  {recipe.optimizer.name} {recipe.optimizer.rate:g}, {_schedule(recipe)}",
+        *_frozen(recipe, network),
         f"loss       {_loss(recipe)}",
         *_adversarial(recipe, training),
         f"time       {seconds:.3g} s a step on {place} in {precision}, {how}: "
@@ -133,6 +134,13 @@ def _crop(recipe: Recipe) -> str:
     return f", of which squares of {recipe.data.crop} px are cut" if recipe.data.crop else ""
 
 
+def _frozen(recipe: Recipe, network: Network) -> list[str]:
+    if not recipe.optimizer.frozen:
+        return []
+    moving = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    return [f"frozen     {', '.join(recipe.optimizer.frozen)}: {moving:,} parameters are trained"]
+
+
 def _augment(recipe: Recipe) -> str:
     plan = recipe.augment
     parts = {
@@ -168,12 +176,17 @@ def _adversarial(recipe: Recipe, training: Training) -> list[str]:
         "perceptual (VGG19)": plan.perceptual,
         "feature matching": plan.matching,
         "focal frequency": plan.frequency,
+        "lattice": plan.lattice,
     }
     lines = ["           + " + " + ".join(f"{weight:g} × {name}" for name, weight in weights.items() if weight)]
     discriminator = training.adversary.discriminator if training.adversary else None
     if discriminator is not None:
         size = sum(weight.numel() for weight in discriminator.parameters())
-        lines.append(f"against    a discriminator of {size:,} parameters, {plan.rate:g} on the same schedule")
+        window = f", windows of {plan.crop} px" if plan.crop else ""
+        lines.append(
+            f"against    a discriminator ({plan.discriminator}) of {size:,} parameters{window}, "
+            f"{plan.rate:g} on the same schedule"
+        )
     return lines if plan.used else []
 
 

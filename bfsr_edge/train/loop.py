@@ -234,7 +234,12 @@ def step(training: Training, recipe: Recipe, low: Tensor, truth: Tensor, precisi
     # gradients take their layout from it: else the last convolution's backward pass begins with a transposition
     truth = truth.contiguous(memory_format=torch.channels_last)
     pixel = LOSSES[schedule.loss_name(recipe, training.iteration)](prediction, truth) * recipe.loss.weight
-    terms = {} if adversary is None else {"pixel": pixel, **adversary.generator_loss(prediction, truth)}
+    terms = {}
+    # bf16 needs no scaling of gradients; the discriminator has no scaler of its own, so with fp16 it stays in fp32
+    judging = torch.autocast(low.device.type, torch.bfloat16, enabled=precision == "bf16")
+    if adversary is not None:
+        with judging:
+            terms = {"pixel": pixel, **adversary.generator_loss(prediction, truth)}
     loss = pixel if adversary is None else torch.stack(list(terms.values())).sum()
     training.optimizer.zero_grad(set_to_none=True)
     scaler = training.scaler
@@ -248,7 +253,8 @@ def step(training: Training, recipe: Recipe, low: Tensor, truth: Tensor, precisi
     if adversary is not None and adversary.optimizer is not None:
         for group in adversary.optimizer.param_groups:
             group["lr"] = schedule.discriminator_rate(recipe, training.iteration)
-        judged = adversary.discriminator_loss(prediction.detach(), truth)
+        with judging:
+            judged = adversary.discriminator_loss(prediction.detach(), truth)
         adversary.optimizer.zero_grad(set_to_none=True)
         judged.backward()  # type: ignore[no-untyped-call]
         adversary.optimizer.step()

@@ -28,15 +28,16 @@ UPDATE = 0.2
 
 
 def make_optimizer(plan: Optimizer, network: Network, device: torch.device) -> torch.optim.Optimizer:
-    """The recipe's optimizer over all weights of ``network``."""
+    """The recipe's optimizer over all weights of ``network`` that need a gradient."""
+    moving = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
     options: dict[str, Any] = {"lr": plan.rate, "betas": plan.betas, "weight_decay": plan.weight_decay}
     if plan.name != "muon":
         kind: Any = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.name]
-        optimizer: torch.optim.Optimizer = kind(network.parameters(), **options, fused=device.type == "cuda")
+        optimizer: torch.optim.Optimizer = kind(moving.values(), **options, fused=device.type == "cuda")
         return optimizer
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, weight in network.named_parameters():
+    for name, weight in moving.items():
         outer = weight.ndim < 2 or name.split(".")[0] in network.ends
         (others if outer else hidden).append(weight)
     # not fused: after an overflow in fp16 a fused AdamW is called all the same, and skips only its own weights

@@ -113,6 +113,8 @@ class Optimizer:
     """Weight decay."""
     clip: float = 0.0
     """Largest gradient norm; 0: not clipped."""
+    frozen: tuple[str, ...] = ()
+    """Parts of the network whose weights stay as they are, such as ``encoder`` or ``decoder.2``."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +160,16 @@ class Adversarial:
     """What a generator is trained with besides the pixel loss; all weights are 0 by default: no discriminator.
 
     SRGAN (Ledig et al. 2017, arXiv 1609.04802) as mmediting trains it has ``gan`` and ``perceptual``. ``matching`` and
-    ``frequency`` are our substitute where no pretrained features are at hand.
+    ``frequency`` or ``lattice`` are our substitute where no pretrained features are at hand.
     """
 
     gan: float = 0.0
-    """Vanilla GAN loss against the modified-VGG discriminator."""
+    """Vanilla GAN loss against the discriminator."""
+    discriminator: str = "vgg"
+    """``vgg``, SRGAN's, or ``patch``, which judges patch by patch: see ``bfsr_edge.train.discriminator``."""
+    crop: int = 0
+    """Side in pixels of the random window that the discriminator sees of each picture, the same in both; 0: all of it.
+    The network sees whole faces then, and the discriminator costs as little as with crops."""
     perceptual: float = 0.0
     """L1 between VGG19 features conv5_4."""
     perceptual_file: str = ""
@@ -171,15 +178,22 @@ class Adversarial:
     """L1 between the discriminator's features of result and truth (Wang et al. 2018, arXiv 1711.11585)."""
     frequency: float = 0.0
     """Focal frequency loss (Jiang et al. 2021, arXiv 2012.12821)."""
+    lattice: float = 0.0
+    """Against the grid of a PixelShuffle: see ``bfsr_edge.train.losses.lattice``."""
     channels: int = 64
-    """Width of the discriminator."""
+    """Width of the discriminator's first convolution."""
     rate: float = 1e-4
     """Peak learning rate of the discriminator; it follows the generator's schedule."""
 
     @property
     def used(self) -> bool:
         """Whether there is anything beyond the pixel loss."""
-        return max(self.gan, self.perceptual, self.matching, self.frequency) > 0
+        return max(self.weights) > 0
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of all terms."""
+        return self.gan, self.perceptual, self.matching, self.frequency, self.lattice
 
 
 @dataclass(frozen=True)
@@ -225,6 +239,11 @@ class Recipe:
     log_every: int = 50
     """Iterations between rows of log.csv."""
 
+    @property
+    def judged_side(self) -> int:
+        """Side in pixels of what a discriminator sees of each picture."""
+        return self.adversarial.crop or self.data.crop or self.data.size
+
     def __post_init__(self) -> None:
         plan, augment = self.schedule, self.augment
         cycles = len(plan.periods)
@@ -252,11 +271,13 @@ class Recipe:
             "augment.jitter_saturation (smallest, largest)": _ordered(augment.jitter_saturation),
             "augment.blend_alpha (0 … 1)": 0 <= augment.blend_alpha <= 1,
             "augment.cutblur_alpha (0 … 1)": 0 <= augment.cutblur_alpha <= 1,
-            "adversarial (weights of at least 0)": min(
-                self.adversarial.gan, self.adversarial.perceptual, self.adversarial.matching, self.adversarial.frequency
-            )
-            >= 0,
+            "adversarial (weights of at least 0)": min(self.adversarial.weights) >= 0,
             "adversarial.matching (needs adversarial.gan)": not self.adversarial.matching or self.adversarial.gan > 0,
+            "adversarial.discriminator": self.adversarial.discriminator in ("vgg", "patch"),
+            "adversarial.crop (0, or 8 … data.crop or data.size)": self.adversarial.crop == 0
+            or 8 <= self.adversarial.crop <= (self.data.crop or self.data.size),
+            "adversarial.lattice (needs a data.crop of 32 or more)": not self.adversarial.lattice
+            or (self.data.crop or self.data.size) >= 32,
             "adversarial.channels (at least 1)": self.adversarial.channels >= 1,
             "adversarial.rate": self.adversarial.rate > 0,
             "compile": self.compile in ("auto", "on", "off"),

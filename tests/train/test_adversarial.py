@@ -22,9 +22,9 @@ from bfsr_edge.models import create, parameter_count
 from bfsr_edge.resources import find_toml
 from bfsr_edge.train import schedule
 from bfsr_edge.train.adversarial import Adversary, feature_distance
-from bfsr_edge.train.discriminator import Discriminator
+from bfsr_edge.train.discriminator import Discriminator, PatchDiscriminator
 from bfsr_edge.train.features import CONVOLUTIONS, DEVIATION, MEAN, load_vgg
-from bfsr_edge.train.losses import focal_frequency
+from bfsr_edge.train.losses import focal_frequency, lattice
 from bfsr_edge.train.recipe import Adversarial, Data, Optimizer, Recipe, load_recipe
 from tests.train.vgg import make_vgg, named_by_hash, vgg_tensors
 
@@ -99,13 +99,72 @@ def test_other_sides_are_refused() -> None:
     assert str(caught.value) == (
         "the discriminator cannot take pictures of 100 pixels\n"
         "  likely because it halves them five times, so their side must be a multiple of 32\n"
-        "  next: set data.crop to 128, as SRGAN was published"
+        "  next: set data.crop to 128, as SRGAN was published, or take the one of patches: "
+        "adversarial.discriminator = 'patch'"
     )
     with pytest.raises(TrainingError, match=r"32×32 pixels in 3 channels, not \(3, 64, 64\)"):
         Discriminator(2, SIDE)(pictures(0, side=64))
 
 
+def test_the_discriminator_of_patches_judges_each_by_its_54_pixels() -> None:
+    network = PatchDiscriminator(4)
+    seen = pictures(0, 1, side=128).requires_grad_()
+    (judged,) = network(seen, features=True)
+    assert [tuple(feature.shape[1:]) for feature in judged.features] == [
+        *((4, 64, 64), (8, 32, 32), (16, 16, 16), (16, 16, 16)),
+    ]
+    assert judged.logits.shape == (1, 1, 16, 16)
+    backward(judged.logits[0, 0, 8, 8])
+    assert seen.grad is not None
+    rows, columns = (seen.grad[0].abs().sum(dim=(0, axis)).nonzero().flatten() for axis in (2, 1))
+    assert int(rows[-1] - rows[0]) + 1 == int(columns[-1] - columns[0]) + 1 == 54
+    assert network(pictures(0, side=72))[0].logits.shape == (2, 1, 9, 9), "any size"
+
+
+def test_the_inner_convolutions_of_patches_are_normalised_by_their_largest_singular_value() -> None:
+    network = PatchDiscriminator(4)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(50)
+        for _ in range(50):  # each call goes one step nearer
+            network(pictures(0))
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    largest = [float(torch.linalg.svdvals(layer.weight.detach().flatten(1))[0]) for layer in convolutions]
+    assert largest[1:-1] == pytest.approx([1.0] * 3, rel=0.02)
+    assert min(largest[0], largest[-1]) > 5
+
+
 # the adversary
+
+
+def test_all_pictures_are_seen_through_the_same_random_window() -> None:
+    enemy = adversary(gan=0.5, matching=3.0, crop=16, discriminator="patch")
+    enemy.discriminator = seen = Fixed()
+    whole = torch.arange(SIDE * SIDE).float().view(1, 1, SIDE, SIDE).expand(2, 3, -1, -1) / SIDE**2
+    places = set()
+    torch.manual_seed(0)
+    for _ in range(20):
+        terms = enemy.generator_loss(whole, whole)
+        assert float(terms["matching"]) == 0, "the same window of both"
+        enemy.discriminator_loss(whole, whole)
+        places |= {float(batch[0, 0, 0, 0]) for batch in seen.seen}
+        assert {batch.shape[-2:] for batch in seen.seen} == {(16, 16)}
+    corners = {divmod(round(place * SIDE**2), SIDE) for place in places}
+    assert len(corners) > 20
+    assert max(max(corner) for corner in corners) <= SIDE - 16
+    torch.manual_seed(0)
+    enemy.generator_loss(whole, whole)
+    first = float(seen.seen[-1][0, 0, 0, 0])
+    torch.manual_seed(0)
+    enemy.generator_loss(whole, whole)
+    assert float(seen.seen[-1][0, 0, 0, 0]) == first, "drawn from the state that a resumed run takes up"
+
+
+@pytest.mark.parametrize("kind", ["vgg", "patch"])
+def test_windows_may_be_of_pictures_that_are_larger(kind: str) -> None:
+    recipe = Recipe(data=Data(size=64), adversarial=Adversarial(gan=1.0, discriminator=kind, crop=32, channels=2))
+    enemy = Adversary(recipe, CPU)
+    assert math.isfinite(float(enemy.discriminator_loss(pictures(0, side=64), pictures(1, side=64)).detach()))
 
 
 def test_without_gan_there_is_no_discriminator() -> None:
@@ -134,13 +193,14 @@ def test_the_discriminator_comes_from_the_recipe_and_leaves_the_random_state_alo
     assert first.discriminator.training
 
 
-def test_the_generators_loss_reaches_the_generator_and_not_the_discriminator() -> None:
-    enemy = adversary(gan=0.5, matching=2.0, frequency=1.0)
+@pytest.mark.parametrize("kind", ["vgg", "patch"])
+def test_the_generators_loss_reaches_the_generator_and_not_the_discriminator(kind: str) -> None:
+    enemy = adversary(gan=0.5, matching=2.0, frequency=1.0, lattice=1.0, discriminator=kind)
     assert enemy.discriminator is not None
     generator = nn.Conv2d(3, 3, 3, padding=1)
     truth = pictures(2).requires_grad_()
     terms = enemy.generator_loss(generator(pictures(1)), truth)
-    assert list(terms) == ["gan", "matching", "frequency"]
+    assert list(terms) == ["gan", "matching", "frequency", "lattice"]
     for term in terms.values():
         assert term.shape == ()
         generator.zero_grad()
@@ -152,8 +212,9 @@ def test_the_generators_loss_reaches_the_generator_and_not_the_discriminator() -
     assert all(parameter.requires_grad for parameter in enemy.discriminator.parameters())
 
 
-def test_the_discriminators_loss_reaches_the_discriminator_and_not_the_generator() -> None:
-    enemy = adversary(gan=1.0)
+@pytest.mark.parametrize("kind", ["vgg", "patch"])
+def test_the_discriminators_loss_reaches_the_discriminator_and_not_the_generator(kind: str) -> None:
+    enemy = adversary(gan=1.0, discriminator=kind)
     assert enemy.discriminator is not None
     prediction = pictures(1).requires_grad_()
     backward(enemy.discriminator_loss(prediction, pictures(2)))
@@ -164,7 +225,12 @@ def test_the_discriminators_loss_reaches_the_discriminator_and_not_the_generator
 class Fixed(nn.Module):
     """A discriminator whose logit is the mean of the picture, and whose features are the picture and its half."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
     def forward(self, *batches: Tensor, features: bool = False) -> list[types.SimpleNamespace]:
+        self.seen += batches
         return [
             types.SimpleNamespace(logits=batch.mean(dim=(1, 2, 3)).view(-1, 1), features=[batch, batch[..., :1] / 2])
             for batch in batches
@@ -188,8 +254,9 @@ def test_layers_count_alike_whatever_their_size() -> None:
     assert float(feature_distance(mine, theirs)) == pytest.approx((1 + 3) / 2)
 
 
-def test_a_discriminator_learns_to_separate_two_sets() -> None:
-    enemy = adversary(gan=1.0, rate=5e-3)
+@pytest.mark.parametrize("kind", ["vgg", "patch"])
+def test_a_discriminator_learns_to_separate_two_sets(kind: str) -> None:
+    enemy = adversary(gan=1.0, rate=5e-3, discriminator=kind)
     assert enemy.discriminator is not None
     assert enemy.optimizer is not None
 
@@ -215,8 +282,9 @@ def test_a_discriminator_learns_to_separate_two_sets() -> None:
     assert float(real.logits.mean()) > 0 > float(false.logits.mean())
 
 
-def test_the_losses_are_float32_under_autocast() -> None:
-    enemy = adversary(gan=1.0, matching=1.0, frequency=1.0)
+@pytest.mark.parametrize("kind", ["vgg", "patch"])
+def test_the_losses_are_float32_under_autocast(kind: str) -> None:
+    enemy = adversary(gan=1.0, matching=1.0, frequency=1.0, lattice=1.0, discriminator=kind)
     with torch.autocast("cpu", torch.bfloat16):
         terms = enemy.generator_loss(pictures(1), pictures(2))
         loss = enemy.discriminator_loss(pictures(1), pictures(2))
@@ -228,7 +296,7 @@ import sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tests.train.test_adversarial import adversary, pictures
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
-plain, wrapped = adversary(gan=1.0, matching=1.0), adversary(gan=1.0, matching=1.0)
+plain, wrapped = (adversary(gan=1.0, matching=1.0, discriminator=sys.argv[2]) for _ in range(2))
 wrapped.discriminator = DistributedDataParallel(wrapped.discriminator)
 for number in range(3):
     losses = []
@@ -246,10 +314,10 @@ print("the same")
 """
 
 
-def test_it_works_inside_distributed_data_parallel(tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", DISTRIBUTED, str(tmp_path / "meeting")], capture_output=True, text=True, timeout=120
-    )
+@pytest.mark.parametrize("kind", ["vgg", "patch"])
+def test_it_works_inside_distributed_data_parallel(kind: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", DISTRIBUTED, str(tmp_path / "meeting"), kind]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert ran.stdout.strip() == "the same", ran.stderr
 
 
@@ -276,6 +344,29 @@ def test_focal_frequency_of_two_by_two_by_hand() -> None:
     # difference [[3, 1], [0, 0]]: spectrum [[2, 1], [2, 1]], weights [[1, ½], [1, ½]]
     uneven = torch.tensor([[[[3.0, 1.0], [0.0, 0.0]]]])
     assert float(focal_frequency(uneven, truth[:, :1])) == pytest.approx((4 + 0.5 + 4 + 0.5) / 4)
+
+
+# lattice
+
+
+def test_a_pattern_that_repeats_in_every_cell_counts_by_its_variance() -> None:
+    cell = torch.zeros(4, 4)
+    cell[0, 0] = 1.0
+    grid = cell.repeat(8, 8).expand(1, 3, -1, -1)
+    assert float(lattice(grid, torch.zeros_like(grid))) == pytest.approx(float(cell.var(correction=0)))
+    assert float(lattice(grid, grid)) == 0
+    assert float(lattice(grid, torch.zeros_like(grid), cells=7)) == pytest.approx(15 / 256)
+
+
+def test_what_differs_from_cell_to_cell_does_not_count() -> None:
+    flat = torch.full((1, 3, 64, 64), 0.3)
+    assert float(lattice(flat, torch.zeros_like(flat))) == pytest.approx(0, abs=1e-12)
+    stripes = torch.zeros(1, 3, 64, 64)
+    stripes[..., ::8] = 1.0  # every other cell has it
+    stripes[..., 4::8] = -1.0
+    assert float(lattice(stripes, torch.zeros_like(stripes))) == 0
+    noise = pictures(0, 1, 256) - 0.5
+    assert float(lattice(noise, torch.zeros_like(noise))) < float(noise.var()) / 50, "64 cells are averaged"
 
 
 # VGG19

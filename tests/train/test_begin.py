@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,41 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     path, _ = written(tmp_path, "edsr", {"blocks": 1, "channels": 4})
     with pytest.raises(UsageError, match="holds edsr with"):
         new_training(recipe(path, "msrresnet", {"blocks": 1, "channels": 4}), CPU)
+
+
+def frozen(path: Path, *parts: str) -> Recipe:
+    plan = recipe(path, "edge-unet", UNET)
+    return dataclasses.replace(plan, optimizer=dataclasses.replace(plan.optimizer, frozen=parts))
+
+
+def test_frozen_parts_stay_bit_for_bit_in_the_network_and_its_average(tmp_path: Path) -> None:
+    path, given = written(tmp_path, "edge-unet", UNET)
+    plan = frozen(path, "head", "encoder.1", "skip")
+    training = new_training(plan, CPU)
+    for number in range(3):
+        torch.manual_seed(number)
+        step(training, plan, torch.rand(1, 3, 16, 16), torch.rand(1, 3, 64, 64), "fp32")
+        training.iteration += 1
+    for network in (training.network, training.average):
+        for name, weight in network.state_dict().items():
+            still = name.startswith(("head.", "encoder.1.", "skip."))
+            assert torch.equal(weight, given.state_dict()[name]) is still, name
+    assert dict(training.network.named_parameters())["head.weight"].grad is None, "its gradient is not computed"
+
+
+@pytest.mark.parametrize(
+    ("parts", "what", "fix"),
+    [
+        (("encoder.7",), "freezes 'encoder.7', and no weights", "head, encoder, down, up, decoder, tail, skip"),
+        (("hea",), "freezes 'hea', and no weights", "head, "),
+        (("head", "encoder", "down", "up", "decoder", "tail", "skip"), "freezes the whole network", "leave something"),
+    ],
+)
+def test_freezing_what_is_not_there_or_everything_is_refused(
+    parts: tuple[str, ...], what: str, fix: str, tmp_path: Path
+) -> None:
+    path, _ = written(tmp_path, "edge-unet", UNET)
+    with pytest.raises(UsageError, match=what) as caught:
+        new_training(frozen(path, *parts), CPU)
+    assert caught.value.fix is not None
+    assert fix in caught.value.fix

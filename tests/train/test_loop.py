@@ -108,6 +108,9 @@ def varied(faces: Path, tmp_path: Path, how: str) -> Recipe:
             data=dataclasses.replace(recipe.data, crop=32),
             network=Network("msrresnet", {"blocks": 1, "channels": 8}),
         )
+    if how == "patch":
+        terms = Adversarial(gan=5e-3, matching=0.1, lattice=1.0, discriminator="patch", crop=32, channels=2)
+        return dataclasses.replace(recipe, adversarial=terms, optimizer=Optimizer("muon", frozen=("head", "encoder.1")))
     if how == "dropout":
         return dataclasses.replace(recipe, network=Network("msrresnet", {"blocks": 1, "channels": 8, "dropout": 0.5}))
     if how == "muon":
@@ -115,7 +118,7 @@ def varied(faces: Path, tmp_path: Path, how: str) -> Recipe:
     return dataclasses.replace(recipe, precision="fp16" if how == "fp16" else "fp32")
 
 
-@pytest.mark.parametrize("how", ["cpu", "device", "gan", "dropout", "fp16", "muon"])
+@pytest.mark.parametrize("how", ["cpu", "device", "gan", "patch", "dropout", "fp16", "muon"])
 def test_interrupted_and_resumed_ends_with_the_same_weights(faces: Path, tmp_path: Path, how: str) -> None:
     recipe = varied(faces, tmp_path, how)
     whole = train(recipe, tmp_path / "whole")
@@ -571,10 +574,25 @@ def test_dry_run_describes_augmentation_and_the_adversary(tmp_path: Path) -> Non
         "rotation ±25° p 0.3",
         "0.01 × l1",
         "0.005 × GAN + 1 × perceptual",
-        "a discriminator of ",
+        "a discriminator (vgg) of ",
         "without the perceptual loss, as here nowhere-01234567.pth cannot be read",
     ):
         assert part in result.stdout, result.stdout
+
+
+def test_dry_run_counts_what_is_trained_where_parts_are_frozen(tmp_path: Path) -> None:
+    recipe = tmp_path / "sharp.toml"
+    recipe.write_text(
+        "batch = 1\n[network]\narchitecture = 'msrresnet'\nsettings = { blocks = 1, channels = 8 }\n"
+        "[optimizer]\nfrozen = ['conv_first', 'trunk_net', 'upsample1', 'upsample2', 'conv_hr']\n"
+        "[adversarial]\ngan = 1e-2\ndiscriminator = 'patch'\ncrop = 64\nchannels = 2\nlattice = 3.0\n"
+    )
+    result = CliRunner().invoke(main, ["train", "--dry-run", "--recipe", str(recipe)])
+    assert result.exit_code == 0, result.output
+    last = 8 * 3 * 9 + 3  # conv_last
+    assert f"frozen     conv_first, trunk_net, upsample1, upsample2, conv_hr: {last} parameters" in result.stdout
+    assert "0.01 × GAN + 3 × lattice" in result.stdout
+    assert "a discriminator (patch) of 1,407 parameters, windows of 64 px" in result.stdout
 
 
 def test_bare_train_says_in_one_line_how_to_give_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -92,3 +93,15 @@ def test_the_layout_in_memory_does_not_matter() -> None:
     last = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not typed
     for plain, other in zip(stepped(network, PLAN).parameters(), stepped(last, PLAN).parameters(), strict=True):
         torch.testing.assert_close(plain, other)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_frozen_weights_stay_and_have_no_moments(name: str) -> None:
+    network = create("edge-unet", **SMALL["edge-unet"])
+    for key, weight in network.named_parameters():
+        weight.requires_grad_(not key.startswith("encoder."))
+    moved = stepped(network, dataclasses.replace(PLAN, name=name))
+    for (key, before), after in zip(network.named_parameters(), moved.parameters(), strict=True):
+        assert torch.equal(before, after) is key.startswith("encoder."), key
+    held = sum(len(group["params"]) for group in make_optimizer(PLAN, moved, CPU).param_groups)
+    assert held == sum(weight.requires_grad for weight in moved.parameters())
