@@ -274,8 +274,8 @@ class Recipe:
             "adversarial (weights of at least 0)": min(self.adversarial.weights) >= 0,
             "adversarial.matching (needs adversarial.gan)": not self.adversarial.matching or self.adversarial.gan > 0,
             "adversarial.discriminator": self.adversarial.discriminator in ("vgg", "patch"),
-            "adversarial.crop (0, or 8 … data.crop or data.size)": self.adversarial.crop == 0
-            or 8 <= self.adversarial.crop <= (self.data.crop or self.data.size),
+            "adversarial.crop (0, or 16 … data.crop or data.size)": self.adversarial.crop == 0
+            or 16 <= self.adversarial.crop <= (self.data.crop or self.data.size),
             "adversarial.lattice (needs a data.crop of 32 or more)": not self.adversarial.lattice
             or (self.data.crop or self.data.size) >= 32,
             "adversarial.channels (at least 1)": self.adversarial.channels >= 1,
