@@ -145,12 +145,12 @@ class Set:
         self.patches, self.sharp = np.vstack(every), np.vstack(sharp)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("folders", nargs="+", type=Path, help="PNGs, 512×512")
     options.add_argument("--faces", required=True, help="folder or tar of photographs of faces, 512×512")
     options.add_argument("--count", type=int, default=200, help="of them taken (default: %(default)s)")
-    given = options.parse_args()
+    given = options.parse_args(arguments)
     try:
         faces = find_faces((given.faces,))[: 2 * given.count]
         fitted = Set(grey(decode_face(face, SIDE)) for face in faces[::2])
