@@ -247,7 +247,8 @@ def test_every_recipe_takes_three_steps(tmp_path: Path, name: str) -> None:
     recipe = load_recipe(find_toml("train", name))
     crop = min(recipe.data.crop, 128)
     data = dataclasses.replace(recipe.data, faces=(str(faces),), size=128, crop=crop, holdout=1, workers=0)
-    network, adversarial = recipe.network, recipe.adversarial
+    network = recipe.network
+    adversarial = dataclasses.replace(recipe.adversarial, crop=min(recipe.adversarial.crop, 64))
     if network.weights:
         save_checkpoint(tmp_path / "first.safetensors", create(network.architecture, **network.settings))
         network = dataclasses.replace(network, weights=str(tmp_path / "first.safetensors"))
