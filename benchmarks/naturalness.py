@@ -10,8 +10,9 @@ sharpness   variance of the Laplacian of the grey picture, a known figure of foc
 NIQE        distance of the statistics of patches from those of photographs (Mittal et al. 2013, IEEE Signal Processing
             Letters 20(3)): lower is more natural. Fitted to the sharp patches of the faces given, not to the authors'
             pictures, so it compares with no published value; patches of all pictures of a folder make one distance.
-peaks       energy of the spectrum at the multiples of a quarter of the sampling rate, over that beside them: the grid
-            that an enlargement by 4 leaves (Zhang et al. 2019, arXiv 1907.06515). 1 is no grid.
+peaks       energy of the spectrum at the multiples of an eighth of the sampling rate, over that beside them: grids of
+            2, 4 and 8 pixels, which enlargement leaves (Zhang et al. 2019, arXiv 1907.06515), and JPEG's blocks. 1 is
+            no grid.
 
 All pictures should have one size, 512×512: restore them with --png. Needs the core dependencies only.
 """
@@ -53,7 +54,7 @@ def sharpness(picture: Array) -> float:
     return float(cv2.Laplacian(picture, cv2.CV_64F).var())
 
 
-def peaks(picture: Array, period: int = 4, inner: int = 3, outer: int = 12) -> float:
+def peaks(picture: Array, period: int = 8, inner: int = 3, outer: int = 12) -> float:
     """Mean energy within ``inner`` bins of the multiples of 1 / ``period``, over that within ``outer`` but outside."""
     height, width = (length // period * period for length in picture.shape)
     window = np.outer(np.hanning(height), np.hanning(width))

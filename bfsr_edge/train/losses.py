@@ -37,19 +37,24 @@ def focal_frequency(prediction: Tensor, truth: Tensor) -> Tensor:
     return mean
 
 
-def lattice(prediction: Tensor, truth: Tensor, scale: int = 4, cells: int = 8) -> Tensor:
+def lattice(prediction: Tensor, truth: Tensor, period: int = 8, cells: int = 8) -> Tensor:
     """How far the difference repeats itself from cell to cell: the grid that PixelShuffle draws, and nothing else.
 
-    A network that makes all pixels of a ``scale`` × ``scale`` cell at once hides from a discriminator behind one
-    pattern in every cell (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard). The difference is averaged
-    over ``cells`` × ``cells`` neighbouring cells, position by position, in which texture that differs between cells
-    vanishes; what then differs between the positions of a cell is squared, and the mean of it returned.
+    A network that makes all pixels of a cell at once hides from a discriminator behind one pattern in every cell (Odena
+    et al. 2016, https://distill.pub/2016/deconv-checkerboard). The difference is averaged over ``cells`` × ``cells``
+    neighbouring cells, position by position, in which texture that differs between cells vanishes; what then differs
+    between the positions of a cell is squared, and the mean of it returned.
 
-    Sides are multiples of ``scale`` and hold at least ``cells`` cells; a rest of cells at the right and the lower edge
-    is left out.
+    Parameters
+    ----------
+    prediction, truth
+        Sides are multiples of ``period`` and hold at least ``cells`` cells; a rest of cells at the right and the lower
+        edge is left out.
+    period
+        Side of a cell in pixels. 8 is that of a PixelShuffle by 4 behind one by 2, and finds those of 2 and 4 too.
     """
-    phases = F.pixel_unshuffle(prediction - truth, scale)
-    repeated = F.avg_pool2d(phases.reshape(-1, scale * scale, *phases.shape[2:]), cells)
+    positions = F.pixel_unshuffle(prediction - truth, period)
+    repeated = F.avg_pool2d(positions.reshape(-1, period * period, *positions.shape[2:]), cells)
     deviation = repeated - repeated.mean(dim=1, keepdim=True)
     return deviation.square().mean()
 

@@ -276,8 +276,8 @@ class Recipe:
             "adversarial.discriminator": self.adversarial.discriminator in ("vgg", "patch"),
             "adversarial.crop (0, or 16 … data.crop or data.size)": self.adversarial.crop == 0
             or 16 <= self.adversarial.crop <= (self.data.crop or self.data.size),
-            "adversarial.lattice (needs a data.crop of 32 or more)": not self.adversarial.lattice
-            or (self.data.crop or self.data.size) >= 32,
+            "adversarial.lattice (needs a data.crop of 64 or more, a multiple of 8)": not self.adversarial.lattice
+            or ((self.data.crop or self.data.size) >= 64 and (self.data.crop or self.data.size) % 8 == 0),
             "adversarial.channels (at least 1)": self.adversarial.channels >= 1,
             "adversarial.rate": self.adversarial.rate > 0,
             "compile": self.compile in ("auto", "on", "off"),

@@ -47,11 +47,12 @@ def test_blur_lowers_sharpness_and_grain_raises_it(face: np.ndarray) -> None:
     assert naturalness.sharpness(np.full((64, 64), 7.0)) == 0
 
 
-def test_a_grid_of_four_pixels_shows_and_one_of_other_periods_does_not(face: np.ndarray) -> None:
+def test_grids_of_four_and_eight_pixels_show_and_one_of_another_period_does_not(face: np.ndarray) -> None:
     plain = naturalness.peaks(face)
     rows, columns = np.indices(face.shape)
     assert 0.4 < plain < 2.5
-    assert naturalness.peaks(face + 4.0 * ((rows % 4 == 0) & (columns % 4 == 0))) > 10 * plain
+    for period, height in ((4, 4.0), (8, 16.0)):
+        assert naturalness.peaks(face + height * ((rows % period == 0) & (columns % period == 0))) > 2 * plain
     seven = naturalness.peaks(face + 4.0 * ((rows % 7 == 0) & (columns % 7 == 0)))
     assert seven == pytest.approx(plain, rel=0.5)
 

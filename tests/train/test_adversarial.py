@@ -33,8 +33,9 @@ SIDE = 32
 
 
 def adversary(**weights: Any) -> Adversary:
+    """Against crops of 32 pixels, or what a lattice needs."""
     recipe = Recipe(
-        data=Data(size=64, crop=SIDE),
+        data=Data(size=64, crop=64 if "lattice" in weights else SIDE),
         optimizer=Optimizer(betas=(0.8, 0.95)),
         adversarial=Adversarial(**{"channels": 4, "rate": 1e-3, **weights}),
     )
@@ -220,8 +221,8 @@ def test_the_generators_loss_reaches_the_generator_and_not_the_discriminator(kin
     enemy = adversary(gan=0.5, matching=2.0, frequency=1.0, lattice=1.0, discriminator=kind)
     assert enemy.discriminator is not None
     generator = nn.Conv2d(3, 3, 3, padding=1)
-    truth = pictures(2).requires_grad_()
-    terms = enemy.generator_loss(generator(pictures(1)), truth)
+    truth = pictures(2, side=64).requires_grad_()
+    terms = enemy.generator_loss(generator(pictures(1, side=64)), truth)
     assert list(terms) == ["gan", "matching", "frequency", "lattice"]
     for term in terms.values():
         assert term.shape == ()
@@ -308,8 +309,8 @@ def test_a_discriminator_learns_to_separate_two_sets(kind: str) -> None:
 def test_the_losses_are_float32_under_autocast(kind: str) -> None:
     enemy = adversary(gan=1.0, matching=1.0, frequency=1.0, lattice=1.0, discriminator=kind)
     with torch.autocast("cpu", torch.bfloat16):
-        terms = enemy.generator_loss(pictures(1), pictures(2))
-        loss = enemy.discriminator_loss(pictures(1), pictures(2))
+        terms = enemy.generator_loss(pictures(1, side=64), pictures(2, side=64))
+        loss = enemy.discriminator_loss(pictures(1, side=64), pictures(2, side=64))
     assert {term.dtype for term in (*terms.values(), loss)} == {torch.float32}
 
 
@@ -371,21 +372,22 @@ def test_focal_frequency_of_two_by_two_by_hand() -> None:
 # lattice
 
 
-def test_a_pattern_that_repeats_in_every_cell_counts_by_its_variance() -> None:
-    cell = torch.zeros(4, 4)
+@pytest.mark.parametrize("period", [2, 4, 8])
+def test_a_pattern_that_repeats_in_every_cell_counts_by_its_variance(period: int) -> None:
+    cell = torch.zeros(period, period)
     cell[0, 0] = 1.0
-    grid = cell.repeat(8, 8).expand(1, 3, -1, -1)
+    grid = cell.repeat(64 // period, 64 // period).expand(1, 3, -1, -1)
     assert float(lattice(grid, torch.zeros_like(grid))) == pytest.approx(float(cell.var(correction=0)))
     assert float(lattice(grid, grid)) == 0
-    assert float(lattice(grid, torch.zeros_like(grid), cells=7)) == pytest.approx(15 / 256)
+    assert float(lattice(grid, torch.zeros_like(grid), cells=7)) == pytest.approx(float(cell.var(correction=0)))
 
 
 def test_what_differs_from_cell_to_cell_does_not_count() -> None:
     flat = torch.full((1, 3, 64, 64), 0.3)
     assert float(lattice(flat, torch.zeros_like(flat))) == pytest.approx(0, abs=1e-12)
     stripes = torch.zeros(1, 3, 64, 64)
-    stripes[..., ::8] = 1.0  # every other cell has it
-    stripes[..., 4::8] = -1.0
+    stripes[..., ::16] = 1.0  # every other cell has it
+    stripes[..., 8::16] = -1.0
     assert float(lattice(stripes, torch.zeros_like(stripes))) == 0
     noise = pictures(0, 1, 256) - 0.5
     assert float(lattice(noise, torch.zeros_like(noise))) < float(noise.var()) / 50, "64 cells are averaged"
