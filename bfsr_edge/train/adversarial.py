@@ -15,6 +15,9 @@ from bfsr_edge.train.features import load_vgg
 from bfsr_edge.train.losses import focal_frequency, lattice
 from bfsr_edge.train.recipe import Recipe
 
+JITTER = 16
+"""Pixels by which windows are moved, so that a discriminator sees all phases of a network's grids."""
+
 
 class Adversary:
     """The discriminator with its optimizer, and the losses on both sides.
@@ -116,8 +119,18 @@ class Adversary:
         side = self.weights.crop
         if not side:
             return pictures
-        top, left = (int(torch.randint(length - side + 1, ())) for length in pictures[0].shape[-2:])
+        top, left = (_corner(length, side) for length in pictures[0].shape[-2:])
         return tuple(picture[..., top : top + side, left : left + side] for picture in pictures)
+
+
+def _corner(length: int, side: int) -> int:
+    """Where a window begins: one of the fewest that cover ``length``, moved by up to ``JITTER`` pixels.
+
+    Were every place as likely, the middle of the face would be judged in nearly every step and hair hardly ever.
+    """
+    count = -(-length // side)
+    place = int(torch.randint(count, ())) * (length - side) // max(1, count - 1)
+    return min(max(0, place + int(torch.randint(-JITTER, JITTER + 1, ()))), length - side)
 
 
 def _discriminator(recipe: Recipe) -> nn.Module:

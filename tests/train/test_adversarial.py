@@ -21,7 +21,7 @@ from bfsr_edge.errors import ModelError, TrainingError, UsageError
 from bfsr_edge.models import create, parameter_count
 from bfsr_edge.resources import find_toml
 from bfsr_edge.train import schedule
-from bfsr_edge.train.adversarial import Adversary, feature_distance
+from bfsr_edge.train.adversarial import Adversary, _corner, feature_distance
 from bfsr_edge.train.discriminator import DETAIL_GAIN, Discriminator, PatchDiscriminator, detail
 from bfsr_edge.train.features import CONVOLUTIONS, DEVIATION, MEAN, load_vgg
 from bfsr_edge.train.losses import focal_frequency, lattice
@@ -173,7 +173,7 @@ def test_all_pictures_are_seen_through_the_same_random_window() -> None:
         places |= {float(batch[0, 0, 0, 0]) for batch in seen.seen}
         assert {batch.shape[-2:] for batch in seen.seen} == {(16, 16)}
     corners = {divmod(round(place * SIDE**2), SIDE) for place in places}
-    assert len(corners) > 20
+    assert len(corners) > 20  # of 40 draws
     assert max(max(corner) for corner in corners) <= SIDE - 16
     torch.manual_seed(0)
     enemy.generator_loss(whole, whole)
@@ -181,6 +181,19 @@ def test_all_pictures_are_seen_through_the_same_random_window() -> None:
     torch.manual_seed(0)
     enemy.generator_loss(whole, whole)
     assert float(seen.seen[-1][0, 0, 0, 0]) == first, "drawn from the state that a resumed run takes up"
+
+
+@pytest.mark.parametrize(("length", "side"), [(512, 256), (512, 128), (512, 200), (512, 512), (64, 48)])
+def test_windows_see_all_of_a_picture_alike(length: int, side: int) -> None:
+    torch.manual_seed(0)
+    seen = torch.zeros(length)
+    for _ in range(4000):
+        corner = _corner(length, side)
+        assert 0 <= corner <= length - side
+        seen[corner : corner + side] += 1 / 4000
+    fewest = -(-length // side)
+    assert float(seen.min()) > 0.4 / fewest, "the outermost pixels too"
+    assert float(seen.max()) < 2.2 / fewest, "twice where windows overlap"
 
 
 @pytest.mark.parametrize("kind", ["vgg", "patch"])
