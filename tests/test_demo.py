@@ -56,7 +56,8 @@ def test_demo_gains_on_every_sample(tmp_path: Path, samples: Path) -> None:
     command = [sys.executable, str(ROOT / "tools" / "demo.py"), "--out", str(out)]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
-    assert samples_of(out) == sorted(["before-after.png", *samples_of(samples / "lq")])
+    assert samples_of(out) == sorted(["before-after.png", "edge-sharp", *samples_of(samples / "lq")])
+    assert samples_of(out / "edge-sharp") == samples_of(samples / "lq")
     assert run.stdout.count(" dB") == 3 * 3
 
 

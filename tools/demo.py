@@ -1,4 +1,4 @@
-"""What `make demo` runs: restores the samples, prints what that gained, and draws a before/after picture.
+"""What `make demo` runs: restores the samples with each shipped network, prints what that gained, and draws a picture.
 
 Needs the core dependencies only. Run with another Python, it shows that an installed wheel works.
 """
@@ -20,10 +20,11 @@ from bfsr_edge.metrics import psnr
 
 Picture = NDArray[Any]
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
-SIDE = 288  # of one picture in the sheet: three fill the width of a web page
+SIDE = 256  # of one picture in the sheet: four fill the width of a web page
 LABEL = 36  # height of the line above a column
 GAP = 8
 WHITE = 255
+SHARP = "edge-sharp"
 
 
 def read(path: Path) -> Picture:
@@ -51,10 +52,11 @@ def cell(picture: Picture) -> Picture:
     return square
 
 
-def sheet(rows: list[tuple[Picture, Picture, Picture]]) -> Picture:
-    """Before, after and truth side by side, a sample a row."""
-    titles = ("before (bicubic)", "after", "truth")
-    canvas = np.full((LABEL + len(rows) * (SIDE + GAP) - GAP, 3 * (SIDE + GAP) - GAP, 3), WHITE, np.uint8)
+def sheet(rows: list[tuple[Picture, ...]]) -> Picture:
+    """Before, after by both networks, and truth side by side, a sample a row."""
+    titles = ("before (bicubic)", "edge", SHARP, "truth")
+    size = LABEL + len(rows) * (SIDE + GAP) - GAP, len(titles) * (SIDE + GAP) - GAP
+    canvas = np.full((*size, 3), WHITE, np.uint8)
     for column, title in enumerate(titles):
         left = column * (SIDE + GAP)
         cv2.putText(canvas, title, (left + 4, LABEL - 12), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (60, 60, 60), 1, cv2.LINE_AA)
@@ -64,11 +66,11 @@ def sheet(rows: list[tuple[Picture, Picture, Picture]]) -> Picture:
     return canvas
 
 
-def restore(samples: Path, out: Path) -> float:
+def restore(samples: Path, out: Path, *more: str) -> float:
     """Runs the command as a user would; returns the seconds it took, start-up included."""
     # faces are not looked for: the samples are scored as a whole, and what finds faces is an extra
     command = [sys.executable, "-m", "bfsr_edge.cli", "restore", str(samples / "lq"), "--out", str(out)]
-    command += ["--faces", "off", "--overwrite"]
+    command += ["--faces", "off", "--overwrite", *more]
     start = time.perf_counter()
     if code := subprocess.run(command, check=False).returncode:
         sys.exit(code)
@@ -82,7 +84,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     seconds = restore(arguments.samples, arguments.out)
-    rows, worse = [], []
+    restore(arguments.samples, arguments.out / SHARP, "--model", SHARP)
+    rows: list[tuple[Picture, ...]] = []
+    worse = []
     print(f"\n{'sample':<18}{'pixels':>14}{'bicubic':>12}{'restored':>12}{'gain':>11}")
     for path in sorted(arguments.samples.glob("lq/*.png")):
         truth, low, after = (
@@ -90,7 +94,7 @@ def main() -> None:
         )
         before = bicubic(low, truth)
         score_before, score_after = psnr(before, truth), psnr(after, truth)
-        rows.append((before, after, truth))
+        rows.append((before, after, read(arguments.out / SHARP / path.name), truth))
         if score_after <= score_before:
             worse.append(path.stem)
         size = f"{low.shape[1]}×{low.shape[0]} ×4"
@@ -100,7 +104,7 @@ def main() -> None:
     picture = arguments.out / "before-after.png"
     cv2.imwrite(str(picture), sheet(rows))
     print(f"\nrestored {len(rows)} photographs in {seconds:.1f} s, start-up included")
-    print(f"before, after and truth side by side: {picture}")
+    print(f"before, after, sharper ({SHARP}, not scored: it is for the eye) and truth side by side: {picture}")
     if worse:
         sys.exit(f"demo: no better than bicubic: {', '.join(worse)}")
 
