@@ -137,7 +137,7 @@ class PatchDiscriminator(nn.Module):
         Parameters
         ----------
         batches
-            RGB, N×3×H×W in [0, 1]; H and W at least 16.
+            RGB, N×3×H×W in [0, 1]; H and W at least 32, so that normalisation has several numbers.
         features
             Keep what is between the layers.
         """

@@ -245,7 +245,7 @@ class Recipe:
         return self.adversarial.crop or self.data.crop or self.data.size
 
     def __post_init__(self) -> None:
-        plan, augment = self.schedule, self.augment
+        plan, augment, side = self.schedule, self.augment, self.data.crop or self.data.size
         cycles = len(plan.periods)
         checks = {
             "iterations": self.iterations >= 1,
@@ -274,10 +274,12 @@ class Recipe:
             "adversarial (weights of at least 0)": min(self.adversarial.weights) >= 0,
             "adversarial.matching (needs adversarial.gan)": not self.adversarial.matching or self.adversarial.gan > 0,
             "adversarial.discriminator": self.adversarial.discriminator in ("vgg", "patch"),
-            "adversarial.crop (0, or 16 … data.crop or data.size)": self.adversarial.crop == 0
-            or 16 <= self.adversarial.crop <= (self.data.crop or self.data.size),
+            "adversarial.crop (0 … data.crop or data.size)": 0 <= self.adversarial.crop <= side,
+            "adversarial.crop or data.crop (at least 32 for a discriminator of patches)": not self.adversarial.gan
+            or self.adversarial.discriminator != "patch"
+            or self.judged_side >= 32,
             "adversarial.lattice (needs a data.crop of 64 or more, a multiple of 8)": not self.adversarial.lattice
-            or ((self.data.crop or self.data.size) >= 64 and (self.data.crop or self.data.size) % 8 == 0),
+            or (side >= 64 and side % 8 == 0),
             "adversarial.channels (at least 1)": self.adversarial.channels >= 1,
             "adversarial.rate": self.adversarial.rate > 0,
             "compile": self.compile in ("auto", "on", "off"),

@@ -161,20 +161,22 @@ def test_the_discriminator_of_patches_soon_tells_blurred_pictures() -> None:
 
 
 def test_all_pictures_are_seen_through_the_same_random_window() -> None:
-    enemy = adversary(gan=0.5, matching=3.0, crop=16, discriminator="patch")
+    side = 2 * SIDE
+    terms = Adversarial(gan=0.5, matching=3.0, discriminator="patch", crop=SIDE, channels=2)
+    enemy = Adversary(Recipe(data=Data(size=side), adversarial=terms), CPU)
     enemy.discriminator = seen = Fixed()
-    whole = torch.arange(SIDE * SIDE).float().view(1, 1, SIDE, SIDE).expand(2, 3, -1, -1) / SIDE**2
+    whole = torch.arange(side * side).float().view(1, 1, side, side).expand(2, 3, -1, -1) / side**2
     places = set()
     torch.manual_seed(0)
     for _ in range(20):
-        terms = enemy.generator_loss(whole, whole)
-        assert float(terms["matching"]) == 0, "the same window of both"
+        found = enemy.generator_loss(whole, whole)
+        assert float(found["matching"]) == 0, "the same window of both"
         enemy.discriminator_loss(whole, whole)
         places |= {float(batch[0, 0, 0, 0]) for batch in seen.seen}
-        assert {batch.shape[-2:] for batch in seen.seen} == {(16, 16)}
-    corners = {divmod(round(place * SIDE**2), SIDE) for place in places}
+        assert {batch.shape[-2:] for batch in seen.seen} == {(SIDE, SIDE)}
+    corners = {divmod(round(place * side**2), side) for place in places}
     assert len(corners) > 20  # of 40 draws
-    assert max(max(corner) for corner in corners) <= SIDE - 16
+    assert max(max(corner) for corner in corners) <= side - SIDE
     torch.manual_seed(0)
     enemy.generator_loss(whole, whole)
     first = float(seen.seen[-1][0, 0, 0, 0])
@@ -604,3 +606,28 @@ def test_srgan26_matching_needs_no_pretrained_weights() -> None:
     weights = recipe_of("srgan26-matching").adversarial
     assert weights.perceptual == 0
     assert min(weights.gan, weights.matching, weights.frequency) > 0
+
+
+@pytest.mark.parametrize(
+    ("crop", "terms", "key"),
+    [
+        (0, {"discriminator": "gan"}, "adversarial.discriminator"),
+        (0, {"crop": 513}, "adversarial.crop"),
+        (128, {"crop": 132}, "adversarial.crop"),
+        (0, {"gan": 1.0, "discriminator": "patch", "crop": 28}, "at least 32 for a discriminator of patches"),
+        (28, {"gan": 1.0, "discriminator": "patch"}, "at least 32 for a discriminator of patches"),
+        (60, {"lattice": 1.0}, "adversarial.lattice"),
+        (68, {"lattice": 1.0}, "adversarial.lattice"),
+        (0, {"lattice": -1.0}, "adversarial (weights of at least 0)"),
+    ],
+)
+def test_what_does_not_fit_is_named(crop: int, terms: dict[str, Any], key: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Recipe(data=Data(crop=crop), adversarial=Adversarial(**terms))
+    assert key in str(caught.value)
+
+
+def test_the_smallest_windows_take_a_single_face() -> None:
+    """Behind three halvings batch normalisation still has several numbers."""
+    recipe = Recipe(batch=1, adversarial=Adversarial(gan=1.0, discriminator="patch", crop=32, channels=2))
+    assert math.isfinite(float(Adversary(recipe, CPU).discriminator_loss(pictures(0, 1), pictures(1, 1)).detach()))
