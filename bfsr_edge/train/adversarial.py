@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfsr_edge.errors import TrainingError
-from bfsr_edge.train.discriminator import Discriminator, PatchDiscriminator
+from bfsr_edge.train.discriminator import Discriminator, PatchDiscriminator, detail
 from bfsr_edge.train.features import load_vgg
 from bfsr_edge.train.losses import focal_frequency, lattice
 from bfsr_edge.train.recipe import Recipe
@@ -80,12 +80,15 @@ class Adversary:
         truth = truth.detach()
         if self.discriminator is not None:
             matched = self.weights.matching > 0
-            batches = self._window(prediction, truth)[: 2 if matched else 1]
+            seen, aim = self._window(prediction, truth)
+            batches = (seen, aim) if matched else (seen,)
+            share = explained(seen, aim) if self.weights.explained else None
             with _frozen(self.discriminator):
                 judged = self.discriminator(*batches, features=matched)
-            terms["gan"] = self.weights.gan * _taken_for(judged[0].logits, real=True)
+            terms["gan"] = self.weights.gan * _taken_for(judged[0].logits, real=True, share=share)
             if matched:
-                terms["matching"] = self.weights.matching * feature_distance(judged[0].features, judged[1].features)
+                distance = feature_distance(judged[0].features, judged[1].features, share)
+                terms["matching"] = self.weights.matching * distance
         if self._vgg is not None:
             terms["perceptual"] = self.weights.perceptual * self._vgg.distance(prediction, truth)
         if self.weights.frequency > 0:
@@ -140,15 +143,43 @@ def _discriminator(recipe: Recipe) -> nn.Module:
     return Discriminator(plan.channels, recipe.judged_side)
 
 
-def feature_distance(prediction: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
-    """Feature matching (Wang et al. 2018, arXiv 1711.11585): L1 of each layer, averaged over the layers."""
+def explained(prediction: Tensor, truth: Tensor) -> Tensor:
+    """The share of the variance of the truth's `detail` that the prediction's explains: R², no gradient.
+
+    Parameters
+    ----------
+    prediction, truth
+        N×3×H×W.
+
+    Returns
+    -------
+    Tensor
+        N numbers in [0, 1]: near 0 for a face that is too blurred to show any detail, about ½ for a clear one. Detail
+        that is there the wrong way round counts as none.
+    """
+    mine, theirs = (detail(pictures.detach()).flatten(1) for pictures in (prediction, truth))
+    return F.cosine_similarity(mine, theirs).clamp_min(0).square()
+
+
+def feature_distance(prediction: Sequence[Tensor], truth: Sequence[Tensor], share: Tensor | None = None) -> Tensor:
+    """Feature matching (Wang et al. 2018, arXiv 1711.11585): L1 of each layer, averaged over the layers.
+
+    ``share`` weighs the pictures: N numbers.
+    """
     pairs = zip(prediction, truth, strict=True)
-    return torch.stack([F.l1_loss(mine.float(), theirs.detach().float()) for mine, theirs in pairs]).mean()
+    distances = [F.l1_loss(mine.float(), theirs.detach().float(), reduction="none") for mine, theirs in pairs]
+    return torch.stack([_mean(distance, share) for distance in distances]).mean()
 
 
-def _taken_for(logits: Tensor, *, real: bool) -> Tensor:
+def _taken_for(logits: Tensor, *, real: bool, share: Tensor | None = None) -> Tensor:
     """Cross-entropy of being taken for photographs (``real``) or for results."""
-    return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, float(real), dtype=torch.float32))
+    aim = torch.full_like(logits, float(real), dtype=torch.float32)
+    return _mean(F.binary_cross_entropy_with_logits(logits.float(), aim, reduction="none"), share)
+
+
+def _mean(values: Tensor, share: Tensor | None) -> Tensor:
+    """Over everything, pictures weighed by their share if there is one."""
+    return values.mean() if share is None else (values.flatten(1).mean(dim=1) * share).mean()
 
 
 @contextlib.contextmanager

@@ -180,6 +180,9 @@ class Adversarial:
     """Focal frequency loss (Jiang et al. 2021, arXiv 2012.12821)."""
     lattice: float = 0.0
     """Against the grid of a PixelShuffle: see ``bfsr_edge.train.losses.lattice``."""
+    explained: bool = False
+    """Weigh ``gan`` and ``matching`` of each picture by how much of its detail is right: what is too blurred to show
+    any is then not made up. See ``bfsr_edge.train.adversarial.explained``."""
     channels: int = 64
     """Width of the discriminator's first convolution."""
     rate: float = 1e-4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import math
@@ -21,7 +22,7 @@ from bfsr_edge.errors import ModelError, TrainingError, UsageError
 from bfsr_edge.models import create, parameter_count
 from bfsr_edge.resources import find_toml
 from bfsr_edge.train import schedule
-from bfsr_edge.train.adversarial import Adversary, _corner, feature_distance
+from bfsr_edge.train.adversarial import Adversary, _corner, explained, feature_distance
 from bfsr_edge.train.discriminator import DETAIL_GAIN, Discriminator, PatchDiscriminator, detail
 from bfsr_edge.train.features import CONVOLUTIONS, DEVIATION, MEAN, load_vgg
 from bfsr_edge.train.losses import focal_frequency, lattice
@@ -284,6 +285,46 @@ def test_the_values_are_those_computed_by_hand() -> None:
     assert float(terms["matching"]) == pytest.approx(3.0 * (0.5 + 0.25) / 2)
     real, false = math.log(1 + math.exp(-0.75)), math.log(1 + math.exp(0.25))
     assert float(enemy.discriminator_loss(prediction, truth)) == pytest.approx(real + false)
+
+
+def test_the_share_of_detail_that_is_right() -> None:
+    truth = pictures(0, 1, 64)
+    even = truth - detail_of(truth)
+    other = even + detail_of(pictures(1, 1, 64))
+    seen = torch.cat([truth, 0.5 * truth + 0.2, even + detail_of(truth) / 2, other, 1 - truth])
+    share = explained(seen.requires_grad_(), truth.expand(5, -1, -1, -1))
+    assert share.shape == (5,)
+    assert not share.requires_grad
+    assert share[:3].tolist() == pytest.approx([1, 1, 1], abs=0.05), "softer is right as far as it goes"
+    assert float(share[3]) < 0.05
+    assert float(share[4]) == 0, "the wrong way round"
+    half = truth + detail_of(truth).std() * torch.randn(truth.shape, generator=torch.Generator().manual_seed(2))
+    assert float(explained(half, truth)[0]) == pytest.approx(0.5, abs=0.1), "as much noise as detail"
+
+
+def detail_of(seen: Tensor) -> Tensor:
+    """`detail` at the pictures' own size, about."""
+    return seen - F.avg_pool2d(seen, 9, 1, 4, count_include_pad=False)
+
+
+def test_terms_are_weighed_by_that_share() -> None:
+    truth = pictures(0, 4, 64)
+    blurred = F.avg_pool2d(truth, 9, 1, 4)
+    mixed = torch.cat([truth[:2], blurred[2:]])
+    terms = Adversarial(gan=0.5, matching=3.0, discriminator="patch", channels=2, explained=True)
+    weighed = Adversary(Recipe(data=Data(size=64), adversarial=terms), CPU)
+    plain = Adversary(Recipe(data=Data(size=64), adversarial=dataclasses.replace(terms, explained=False)), CPU)
+    assert weighed.discriminator is not None
+    share = explained(mixed, truth)
+    real, made = weighed.discriminator(truth, mixed, features=True)
+    expected = (F.softplus(-made.logits).mean(dim=(1, 2, 3)) * share).mean()
+    found = weighed.generator_loss(mixed, truth)
+    torch.testing.assert_close(found["gan"], 0.5 * expected)
+    layers = [
+        ((a - b).abs().mean(dim=(1, 2, 3)) * share).mean() for a, b in zip(made.features, real.features, strict=True)
+    ]
+    torch.testing.assert_close(found["matching"], 3.0 * torch.stack(layers).mean())
+    assert float(found["gan"].detach()) < float(plain.generator_loss(mixed, truth)["gan"].detach())
 
 
 def test_layers_count_alike_whatever_their_size() -> None:

@@ -109,7 +109,9 @@ def varied(faces: Path, tmp_path: Path, how: str) -> Recipe:
             network=Network("msrresnet", {"blocks": 1, "channels": 8}),
         )
     if how == "patch":
-        terms = Adversarial(gan=5e-3, matching=0.1, lattice=1.0, discriminator="patch", crop=32, channels=2)
+        terms = Adversarial(
+            gan=5e-3, matching=0.1, lattice=1.0, discriminator="patch", crop=32, channels=2, explained=True
+        )
         return dataclasses.replace(recipe, adversarial=terms, optimizer=Optimizer("muon", frozen=("head", "encoder.1")))
     if how == "dropout":
         return dataclasses.replace(recipe, network=Network("msrresnet", {"blocks": 1, "channels": 8, "dropout": 0.5}))
