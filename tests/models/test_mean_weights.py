@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bfsr_edge.models import create, load_checkpoint, save_checkpoint
+from bfsr_edge.models import Network, create, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"widths": [4, 8], "encoder": [0, 1], "decoder": [1]}
@@ -20,7 +20,7 @@ def run(*words: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_mean_of_two_networks(tmp_path: Path) -> None:
-    networks = []
+    networks: list[Network] = []
     for seed, name in enumerate(("a", "b")):
         torch.manual_seed(seed)
         network = create("edge-unet", **SETTINGS)
