@@ -14,7 +14,7 @@ peaks       energy of the spectrum at the multiples of an eighth of the sampling
             2, 4 and 8 pixels, which enlargement leaves (Zhang et al. 2019, arXiv 1907.06515), and JPEG's blocks. 1 is
             no grid.
 
-All pictures should have one size, 512×512: restore them with --png. Needs the core dependencies only.
+All pictures should have one size, 512×512: restore them with --format png. Needs the core dependencies only.
 """
 
 from __future__ import annotations
