@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bfsr_edge import weights
-from bfsr_edge.errors import BackendError, ModelError
+from bfsr_edge.errors import BackendError, ModelError, OutOfMemory
 from bfsr_edge.runtime import load, onnxruntime, openvino
 
 Write = Callable[..., Path]
@@ -26,6 +26,18 @@ def test_modules_do_not_shadow_the_packages(backend: str, model: Path) -> None:
     ours, theirs = importlib.import_module(f"bfsr_edge.runtime.{backend}"), importlib.import_module(backend)
     assert ours is not theirs
     assert load(model, backend=backend).info.backend_version == theirs.__version__.split("-")[0]
+
+
+def test_an_empty_result_of_openvino_is_a_lack_of_memory(write: Write, noise: Noise) -> None:
+    """It comes in place of an error, once in a while: tests/restore/test_memory.py has met it."""
+    engine = load(write(), backend="openvino", tile=16)
+    assert isinstance(engine, openvino.Engine)
+    real = engine._requests
+    engine._requests = [SimpleNamespace(infer=lambda *_, **__: [np.empty((0, 3, 64, 64), np.float32)])]
+    with pytest.raises(OutOfMemory, match="not enough memory to run"):
+        engine.run(noise(1, 3, 16, 16))
+    engine._requests = real
+    assert engine.run(noise(1, 3, 16, 16)).shape == (1, 3, 64, 64)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
