@@ -51,7 +51,7 @@ class Engine(base.Engine):
         try:
             # the input is read in place; the output is copied, as the next run overwrites the request's own buffer
             result = request.infer([given], share_inputs=True, share_outputs=True)[0]
-            if len(result) == 0:  # seen once in some ten runs that lacked memory, in place of an error
+            if len(result) == 0:  # seen once where memory was short, in place of an error
                 raise MemoryError("OpenVINO gave an empty result, as it does where memory runs out")
             return base.from_uint8(result)
         finally:
