@@ -29,7 +29,6 @@ from bfsr_edge.faceset import find_faces
 from bfsr_edge.files import replace
 from bfsr_edge.resources import find_toml, list_tomls
 from bfsr_edge.runtime.machine import cores, cpu_name
-from bfsr_edge.train.begin import picture_side
 from bfsr_edge.train.devices import checked_device
 from bfsr_edge.train.recipe import load_recipe
 from bfsr_edge.train.throughput import Plan, Throughput, make_faces, measure
@@ -81,7 +80,7 @@ def csv_row(done: Throughput, source: str, device: torch.device) -> dict[str, st
         "precision": done.precision,
         "compiled": "yes" if done.compiled else "no",
         "batch": str(done.recipe.batch),
-        "side": str(picture_side(done.recipe)),
+        "side": str(done.recipe.picture_side),
         "pipeline": done.pipeline,
         "workers": str(done.workers),
         "faces": source,

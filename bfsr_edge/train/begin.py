@@ -97,7 +97,7 @@ def new_training(recipe: Recipe, device: torch.device) -> Training:
             why=(f"the rules allow fewer than {CHALLENGE_PARAMETERS:,}",),
             fix="make the network smaller, or take challenge = true out of the recipe",
         )
-    side = picture_side(recipe) // degrade.SCALE
+    side = recipe.picture_side // degrade.SCALE
     if side % network.stride:
         raise UsageError(
             f"the network cannot take inputs of {side} pixels",
@@ -121,11 +121,6 @@ def new_training(recipe: Recipe, device: torch.device) -> Training:
 
         training.adversary = Adversary(recipe, device)
     return training
-
-
-def picture_side(recipe: Recipe) -> int:
-    """Side in pixels of the truths that a step sees."""
-    return recipe.data.crop or recipe.data.size
 
 
 def begin_from(recipe: Recipe, network: Network) -> None:

@@ -14,7 +14,7 @@ from bfsr_edge import degrade
 from bfsr_edge.errors import ModelError
 from bfsr_edge.models import Network, gmacs, parameter_count
 from bfsr_edge.train import schedule
-from bfsr_edge.train.begin import new_training, picture_side, without_weights
+from bfsr_edge.train.begin import new_training, without_weights
 from bfsr_edge.train.compile import choose_compile, compile_in_place, explained
 from bfsr_edge.train.devices import checked_device, choose_precision
 from bfsr_edge.train.distributed import Place, check_batch
@@ -89,7 +89,7 @@ def _trainable(recipe: Recipe, device: torch.device) -> tuple[Training, str]:
 
 def _step_seconds(training: Training, recipe: Recipe, precision: str, device: torch.device) -> float:
     """Median seconds of a training step on random pictures, the discriminator's included, once it is warm."""
-    side = picture_side(recipe)
+    side = recipe.picture_side
     with explained(recipe.batch):
         truth = torch.rand(recipe.batch, 3, side, side, device=device)
         low = torch.nn.functional.avg_pool2d(truth, degrade.SCALE)

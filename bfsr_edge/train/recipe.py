@@ -243,12 +243,17 @@ class Recipe:
     """Iterations between rows of log.csv."""
 
     @property
+    def picture_side(self) -> int:
+        """Side in pixels of the truths that a step sees."""
+        return self.data.crop or self.data.size
+
+    @property
     def judged_side(self) -> int:
         """Side in pixels of what a discriminator sees of each picture."""
-        return self.adversarial.crop or self.data.crop or self.data.size
+        return self.adversarial.crop or self.picture_side
 
     def __post_init__(self) -> None:
-        plan, augment, side = self.schedule, self.augment, self.data.crop or self.data.size
+        plan, augment, side = self.schedule, self.augment, self.picture_side
         cycles = len(plan.periods)
         checks = {
             "iterations": self.iterations >= 1,
@@ -276,6 +281,7 @@ class Recipe:
             "augment.cutblur_alpha (0 … 1)": 0 <= augment.cutblur_alpha <= 1,
             "adversarial (weights of at least 0)": min(self.adversarial.weights) >= 0,
             "adversarial.matching (needs adversarial.gan)": not self.adversarial.matching or self.adversarial.gan > 0,
+            "adversarial.explained (needs adversarial.gan)": not self.adversarial.explained or self.adversarial.gan > 0,
             "adversarial.discriminator": self.adversarial.discriminator in ("vgg", "patch"),
             "adversarial.crop (0 … data.crop or data.size)": 0 <= self.adversarial.crop <= side,
             "adversarial.crop or data.crop (at least 32 for a discriminator of patches)": not self.adversarial.gan

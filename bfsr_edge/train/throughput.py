@@ -23,7 +23,7 @@ from bfsr_edge import degrade
 from bfsr_edge.errors import ModelError
 from bfsr_edge.faceset import Face
 from bfsr_edge.models import create, gmacs, parameter_count
-from bfsr_edge.train.begin import make_batches, new_training, picture_side, without_weights
+from bfsr_edge.train.begin import make_batches, new_training, without_weights
 from bfsr_edge.train.compile import choose_compile, compile_in_place, explained
 from bfsr_edge.train.devices import DTYPES, choose_precision
 from bfsr_edge.train.loop import step
@@ -172,7 +172,7 @@ def layers_of(recipe: Recipe) -> list[Layer]:
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(note)
-        side = picture_side(recipe) // degrade.SCALE
+        side = recipe.picture_side // degrade.SCALE
         network(torch.empty(recipe.batch, 3, side, side))
     return layers
 
@@ -247,7 +247,7 @@ def measure(recipe: Recipe, faces: list[Face], device: torch.device, plan: Plan 
     workers = 0 if on_device else worker_count(recipe)
     precision = choose_precision(recipe, device)
     train_step = _Step(training, recipe, precision)
-    side = picture_side(recipe)
+    side = recipe.picture_side
     truth = torch.rand(recipe.batch, 3, side, side, device=device)
     low = nn.functional.avg_pool2d(truth, degrade.SCALE)
     convolve = Convolutions(layers_of(recipe), device, DTYPES[precision])

@@ -657,6 +657,7 @@ def test_srgan26_matching_needs_no_pretrained_weights() -> None:
         (128, {"crop": 132}, "adversarial.crop"),
         (0, {"gan": 1.0, "discriminator": "patch", "crop": 28}, "at least 32 for a discriminator of patches"),
         (28, {"gan": 1.0, "discriminator": "patch"}, "at least 32 for a discriminator of patches"),
+        (0, {"lattice": 1.0, "explained": True}, "adversarial.explained (needs adversarial.gan)"),
         (60, {"lattice": 1.0}, "adversarial.lattice"),
         (68, {"lattice": 1.0}, "adversarial.lattice"),
         (0, {"lattice": -1.0}, "adversarial (weights of at least 0)"),

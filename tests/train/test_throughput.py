@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bfsr_edge.faceset import find_faces
 from bfsr_edge.models import create, gmacs, parameter_count
-from bfsr_edge.train.begin import new_training, picture_side
+from bfsr_edge.train.begin import new_training
 from bfsr_edge.train.loop import step
 from bfsr_edge.train.recipe import Adversarial, Network, Recipe
 from bfsr_edge.train.throughput import (
@@ -92,7 +92,7 @@ def test_layers_cost_what_the_network_does(tmp_path: Path) -> None:
     recipe = of("msrresnet", tmp_path)
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, crop=32))
     layers = layers_of(recipe)
-    assert picture_side(recipe) == 32
+    assert recipe.picture_side == 32
     assert layers[0].inputs == (recipe.batch, 3, 8, 8)
     assert [layer.input_gradient for layer in layers] == [False] + [True] * (len(layers) - 1)
     products = 0
